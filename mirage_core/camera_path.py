@@ -148,7 +148,8 @@ class CameraPath:
         halves = cameras.image_size[1] / 2 / cameras.intrinsics[:, 0, 0]
         fovs = torch.rad2deg(2 * torch.atan(halves)).tolist()
         times = torch.linspace(0, 1, len(cameras), dtype=torch.float64).tolist()
-        keyframes = [Keyframe(*key) for key in zip(times, relative, fovs, strict=True)]
+        rows = [tuple(tuple(row) for row in cam2world) for cam2world in relative.tolist()]
+        keyframes = [Keyframe(*key) for key in zip(times, rows, fovs, strict=True)]
         return cls(tuple(keyframes), unit=unit, easing=easing)
 
     def cameras(

@@ -1,0 +1,333 @@
+"""Depth at latent resolution without flying points, depth of simple rooms, and scales that fit new depth to old.
+
+Depth is z-depth in world units; 0, negative, infinite and NaN are unknown. Depth maps may have any size: they are
+stretched over the image, like the latent grid. Running a depth model is not done here, nor deciding what is static.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as functional
+
+MAX_RESIDUAL = 0.01  # a pixel within 1 % of a plane's depth is on it; half of what a lifted point may be off
+
+_MIN_WINDOW = 4  # pixels; a plane needs three points, and an edge some pixels on both sides
+_FARTHEST = 1e18  # beyond, float32 loses the inverse
+_RIDGE = 1e-6  # keeps the slope across a one-pixel strip at 0 instead of undefined
+_GROWTH = (0.1, 0.03, 0.01, 0.01)  # residuals, x 1/MAX_RESIDUAL, while a surface grows from its start
+
+
+def latent_depth(
+    depth: torch.Tensor, size: tuple[int, int], *, min_share: float = 0.5, min_known: float = 0.5
+) -> torch.Tensor:
+    """Depth of each latent cell's centre ray on the cell's dominant surface, or 0.
+
+    A surface is what one plane explains within MAX_RESIDUAL; a plane is linear in inverse depth, so slanted floors
+    and walls come out exact. The dominant surface holds at least `min_share` of the cell's known pixels. A cell
+    without one is 0: two depths must never be mixed into a third, where nothing is (a flying point).
+
+    depth: [frames H W], any size; not finite or <= 0 is unknown.  size: (rows, columns) of the latent grid.
+    min_known: share of a cell's pixels that must be known.
+    Returns [frames rows columns] of the dtype and on the device of `depth`; 0 = no dominant surface.
+
+    Raises ValueError when depth is not [frames H W] or size is empty.
+    """
+    _check_depth(depth)
+    if min(size) < 1:
+        raise ValueError(f"The latent grid is {size[0]}x{size[1]}; it has at least one row and one column.")
+    frames = [_frame_depth(frame.float(), size, min_share, min_known) for frame in depth]
+    return torch.stack(frames).to(depth.dtype)
+
+
+def bilinear_depth(depth: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Depth at the cell centres from the four nearest pixels, as the release takes it; mixes surfaces at edges.
+
+    depth: [frames H W], finite.  Returns [frames rows columns].
+    Source: microsoft/LatentSpatialMemory@b2cd738, src/mirage/latent_point_cloud.py (align_corners=False, no antialias).
+    """
+    _check_depth(depth)
+    return functional.interpolate(depth[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+
+
+def median_depth(depth: torch.Tensor) -> float:
+    """The median of all known depths, the scene's unit of length for camera paths.
+
+    Raises ValueError when no pixel is known.
+    """
+    known = depth[_is_known(depth)]
+    if known.numel() == 0:
+        raise ValueError(
+            "No pixel of the depth is known (all are 0, negative, infinite or NaN). Check the depth model, or use "
+            "Simple Depth."
+        )
+    return float(known.median())
+
+
+def plane_depth(
+    intrinsics: torch.Tensor,
+    image_size: tuple[int, int],
+    *,
+    camera_height: float = 1.6,
+    wall_distance: float = 6.0,
+    tilt_degrees: float = 0.0,
+) -> torch.Tensor:
+    """Depth of a flat floor that ends at a wall: the prior for open scenes without a depth model.
+
+    intrinsics: [3 3], pixels of image_size = (H, W).
+    camera_height: of the camera above the floor, in the world units that the depth shall have.
+    wall_distance: from the camera to the wall along the floor, in the same units.
+    tilt_degrees: upward tilt of the camera (negative looks down at the floor).
+    Returns [1 H W] float32; pixels that see neither are 0.
+    """
+    _check_lengths(camera_height=camera_height, wall_distance=wall_distance)
+    planes = [((0.0, 1.0, 0.0), camera_height), ((0.0, 0.0, 1.0), wall_distance)]
+    return _nearest_plane_depth(planes, intrinsics, image_size, tilt_degrees)
+
+
+def room_depth(
+    intrinsics: torch.Tensor,
+    image_size: tuple[int, int],
+    *,
+    room_size: tuple[float, float, float] = (5.0, 2.8, 6.0),
+    camera_height: float = 1.6,
+    tilt_degrees: float = 0.0,
+) -> torch.Tensor:
+    """Depth of a box room seen from the middle of its open side: the prior for interiors without a depth model.
+
+    intrinsics: [3 3], pixels of image_size = (H, W).
+    room_size: width, height and depth (from the camera to the far wall), in the world units that the depth shall have.
+    camera_height: of the camera above the floor, below the room's height.  tilt_degrees: upward tilt of the camera.
+    Returns [1 H W] float32.
+    """
+    width, height, length = room_size
+    _check_lengths(width=width, height=height, length=length, camera_height=camera_height)
+    if camera_height >= height:
+        raise ValueError(f"The camera is {camera_height} above the floor of a room that is {height} high. Lower it.")
+    planes = [
+        ((0.0, 1.0, 0.0), camera_height),
+        ((0.0, -1.0, 0.0), height - camera_height),
+        ((1.0, 0.0, 0.0), width / 2),
+        ((-1.0, 0.0, 0.0), width / 2),
+        ((0.0, 0.0, 1.0), length),
+    ]
+    return _nearest_plane_depth(planes, intrinsics, image_size, tilt_degrees)
+
+
+@dataclass(frozen=True)
+class ScaleAlignment:
+    """How new depth fits what is already known.
+
+    scales: [frames] float64, what to multiply each new depth map with.
+    residuals: [frames] float64, median of |log(scale x new / known)| over the cells that agree: 0.01 is 1 % off;
+        NaN where is_aligned is False.
+    shares: [frames] float64, share of the frame's new cells that could be compared.
+    is_aligned: [frames] bool, True where the frame had enough of them; the other scales come from its neighbours in
+        time, or are 1 when no frame could be aligned.
+    """
+
+    scales: torch.Tensor
+    residuals: torch.Tensor
+    shares: torch.Tensor
+    is_aligned: torch.Tensor
+
+    def apply(self, depth: torch.Tensor) -> torch.Tensor:
+        """depth [frames H W], any size, brought to the scale of what is known."""
+        return depth * self.scales.to(depth)[:, None, None]
+
+
+def align_scale(
+    depth: torch.Tensor, known: torch.Tensor, is_known: torch.Tensor, *, min_share: float = 0.05, min_cells: int = 16
+) -> ScaleAlignment:
+    """One scale per frame that brings new depth to the scale of known depth, robust to outliers.
+
+    depth: [frames rows columns], new.  known: [frames rows columns], from the same cameras (MemoryView.depth).
+    is_known: [frames rows columns] bool, True where `known` counts: covered, static, confident.
+    min_share: share of a frame's valid new cells that must be comparable.  min_cells: and their least number.
+
+    Raises ValueError when the shapes differ.
+    """
+    if not depth.shape == known.shape == is_known.shape or depth.ndim != 3:
+        raise ValueError(
+            f"depth {list(depth.shape)}, known {list(known.shape)} and is_known {list(is_known.shape)} must all be "
+            "[frames rows columns] of one size."
+        )
+    is_new = _is_known(depth)
+    is_compared = is_new & is_known & _is_known(known)
+    counts = is_compared.flatten(1).sum(1).cpu()
+    shares = counts / is_new.flatten(1).sum(1).cpu().clamp_min(1).double()
+    is_aligned = (shares >= min_share) & (counts >= min_cells)
+    logs = torch.full((len(depth),), math.nan, dtype=torch.float64)
+    residuals = logs.clone()
+    for frame in is_aligned.nonzero()[:, 0].tolist():
+        at = is_compared[frame]
+        ratios = (known[frame][at].double().log() - depth[frame][at].double().log()).cpu()
+        logs[frame], residuals[frame] = _robust_center(ratios)
+    return ScaleAlignment(_filled(logs).exp(), residuals, shares, is_aligned)
+
+
+def _frame_depth(depth: torch.Tensor, size: tuple[int, int], min_share: float, min_known: float) -> torch.Tensor:
+    """latent_depth of one map [H W]."""
+    inverse, basis, centers = _windows(depth, size)
+    is_known = inverse > 0
+    is_enough = is_known.float().mean(1) >= max(min_known, 1e-6)
+    planes = _fitted_planes(inverse, is_known.float(), basis)
+    is_off = is_known & ~_is_on(planes, inverse, basis, MAX_RESIDUAL)
+    at_center = (planes * centers).sum(1)
+    edges = (is_enough & is_off.any(1)).nonzero()[:, 0]
+    if len(edges):
+        at_center[edges] = _dominant_at_center(inverse[edges], basis, centers[edges], min_share)
+    result = torch.where(is_enough & (at_center > 1 / _FARTHEST), 1 / at_center, 0.0)
+    return result.reshape(size)
+
+
+def _windows(depth: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The pixels of each cell.
+
+    Returns inverse depth [cells pixels] (0 = unknown), the plane basis (1, x, y) [pixels 3] with x, y in [-1, 1] over
+    the window, and the basis at each cell's centre [cells 3].
+    """
+    rows, y, center_y = _axis_windows(depth.shape[0], size[0])
+    columns, x, center_x = _axis_windows(depth.shape[1], size[1])
+    inverse = torch.where(_is_known(depth) & (depth < _FARTHEST), 1 / depth, 0.0)
+    inverse = inverse[rows.to(depth.device)[:, :, None, None], columns.to(depth.device)]
+    inverse = inverse.permute(0, 2, 1, 3).reshape(size[0] * size[1], -1)
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    basis = torch.stack([torch.ones_like(x), x, y], dim=-1).reshape(-1, 3)
+    center_y, center_x = torch.meshgrid(center_y, center_x, indexing="ij")
+    centers = torch.stack([torch.ones_like(center_x), center_x, center_y], dim=-1).reshape(-1, 3)
+    return inverse, basis.to(depth), centers.to(depth)
+
+
+def _axis_windows(length: int, cells: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Along one axis: pixel indices [cells window], window coordinates [window], cell centres in them [cells]."""
+    window = min(max(_MIN_WINDOW, math.ceil(length / cells)), length)
+    center = (torch.arange(cells, dtype=torch.float64) + 0.5) * (length / cells) - 0.5
+    start = (center - (window - 1) / 2).round().clamp(0, length - window)
+    middle, half = (window - 1) / 2, max(window / 2, 1)
+    offsets = torch.arange(window, dtype=torch.float64)
+    return (start[:, None] + offsets).long(), (offsets - middle) / half, (center - start - middle) / half
+
+
+def _fitted_planes(inverse: torch.Tensor, weights: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
+    """Least-squares planes [cells 3] through inverse depth [cells pixels] with weights [cells pixels]."""
+    products = (basis[:, :, None] * basis[:, None, :]).reshape(-1, 9)
+    normal = (weights @ products).double().reshape(-1, 3, 3)
+    right = ((weights * inverse) @ basis).double()
+    ridge = _RIDGE * torch.eye(3, dtype=torch.float64, device=inverse.device)
+    normal = normal + ridge * normal[:, :1, :1].clamp_min(1)
+    return torch.linalg.solve(normal, right).to(inverse.dtype)
+
+
+def _is_on(planes: torch.Tensor, inverse: torch.Tensor, basis: torch.Tensor, residual: float) -> torch.Tensor:
+    return (planes @ basis.T - inverse).abs() <= residual * inverse
+
+
+def _dominant_at_center(
+    inverse: torch.Tensor, basis: torch.Tensor, centers: torch.Tensor, min_share: float
+) -> torch.Tensor:
+    """Inverse depth [cells] of the dominant surface at the cell centre, 0 where there is none."""
+    is_known = inverse > 0
+    best = torch.zeros_like(inverse[:, 0])
+    planes = torch.zeros_like(centers)
+    is_on = torch.zeros_like(is_known)
+    for start in _starts(inverse, basis):
+        candidate, grown = _fitted_planes(inverse, (start & is_known).float(), basis), is_known
+        for residual in _GROWTH:
+            grown = _is_on(candidate, inverse, basis, residual) & is_known
+            candidate = _fitted_planes(inverse, grown.float(), basis)
+        count = grown.sum(1)
+        is_better = count > best
+        best = torch.where(is_better, count.to(best), best)
+        planes = torch.where(is_better[:, None], candidate, planes)
+        is_on = torch.where(is_better[:, None], grown, is_on)
+    at_center = (planes * centers).sum(1)
+    is_dominant = best >= min_share * is_known.sum(1)
+    return torch.where(is_dominant & _is_supported(at_center, is_on, inverse, basis, centers), at_center, 0.0)
+
+
+def _starts(inverse: torch.Tensor, basis: torch.Tensor) -> list[torch.Tensor]:
+    """Sets of pixels [cells pixels] from which a surface may grow: the middle, the quarters, the near, the far."""
+    x, y = basis[:, 1], basis[:, 2]
+    blocks = [(x.abs() <= 0.5) & (y.abs() <= 0.5), *((a * x > 0) & (b * y > 0) for a in (-1, 1) for b in (-1, 1))]
+    starts = [block.expand_as(inverse) for block in blocks]
+    nearest = inverse.amax(1, keepdim=True)
+    starts.append(inverse > 0.95 * nearest)
+    farthest = torch.where(inverse > 0, inverse, nearest).amin(1, keepdim=True)
+    starts.append(inverse < 1.05 * farthest)
+    return starts
+
+
+def _is_supported(
+    at_center: torch.Tensor, is_on: torch.Tensor, inverse: torch.Tensor, basis: torch.Tensor, centers: torch.Tensor
+) -> torch.Tensor:
+    """[cells] True where the surface is seen at the cell's centre, or is hidden there by something nearer.
+
+    A surface that is farther away than its extension at the centre is seen through: the extension is not there.
+    """
+    distance = (basis[None, :, 1:] - centers[:, None, 1:]).square().sum(-1)
+    nearest = distance.argmin(1, keepdim=True)
+    is_seen = is_on.gather(1, nearest)[:, 0]
+    is_hidden = inverse.gather(1, nearest)[:, 0] > at_center
+    return is_seen | is_hidden
+
+
+def _nearest_plane_depth(
+    planes: list[tuple[tuple[float, float, float], float]],
+    intrinsics: torch.Tensor,
+    image_size: tuple[int, int],
+    tilt_degrees: float,
+) -> torch.Tensor:
+    """z-depth [1 H W] of the nearest of `planes` (normal, distance along it, level world) at the pixel centres."""
+    height, width = image_size
+    y, x = torch.meshgrid(torch.arange(height).double() + 0.5, torch.arange(width).double() + 0.5, indexing="ij")
+    rays = torch.stack([x, y, torch.ones_like(x)], dim=-1) @ torch.linalg.inv(intrinsics.double().cpu()).T
+    sine, cosine = math.sin(math.radians(tilt_degrees)), math.cos(math.radians(tilt_degrees))
+    tilt = torch.tensor([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]], dtype=torch.float64)
+    level = rays @ tilt.T
+    depth = torch.full_like(x, math.inf)
+    for normal, distance in planes:
+        towards = level @ torch.tensor(normal, dtype=torch.float64)
+        depth = torch.where(towards > 0, torch.minimum(depth, distance / towards), depth)
+    return torch.where(torch.isfinite(depth), depth, 0.0).float()[None]
+
+
+def _robust_center(values: torch.Tensor) -> tuple[float, float]:
+    """Median of the values that agree with each other, and the median of their distances to it."""
+    agreeing, center = values, values.median()
+    for _ in range(5):
+        distances = (values - center).abs()
+        # 3 standard deviations of normal noise: 4.45 median distances.
+        agreeing = values[distances <= 4.45 * distances.median() + 1e-9]
+        center = agreeing.median()
+    return float(center), float((agreeing - center).abs().median())
+
+
+def _filled(logs: torch.Tensor) -> torch.Tensor:
+    """NaN replaced by a straight line between the neighbours in time, the nearest at the ends, 0 if all are NaN."""
+    known = (~logs.isnan()).nonzero()[:, 0]
+    if len(known) == 0:
+        return torch.zeros_like(logs)
+    at = torch.arange(len(logs), dtype=torch.float64)
+    after = torch.searchsorted(known, at.long()).clamp(0, len(known) - 1)
+    before = (torch.searchsorted(known, at.long(), right=True) - 1).clamp(0, len(known) - 1)
+    left, right = known[before].double(), known[after].double()
+    share = torch.where(right > left, (at - left) / (right - left).clamp_min(1), 0.0)
+    return torch.lerp(logs[known[before]], logs[known[after]], share)
+
+
+def _is_known(depth: torch.Tensor) -> torch.Tensor:
+    return torch.isfinite(depth) & (depth > 0)
+
+
+def _check_depth(depth: torch.Tensor) -> None:
+    if depth.ndim != 3 or 0 in depth.shape:
+        raise ValueError(f"depth has shape {list(depth.shape)}; depth maps are [frames H W] and not empty.")
+
+
+def _check_lengths(**lengths: float) -> None:
+    for name, length in lengths.items():
+        if not (math.isfinite(length) and length > 0):
+            raise ValueError(f"{name} is {length}; it is a length above 0, in world units.")
