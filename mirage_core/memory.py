@@ -1,0 +1,299 @@
+"""The latent spatial memory: points of the world that carry the latent of the cell they were lifted from.
+
+A memory is a tuple of frozen blocks. Growing it makes a new memory with one block more that shares all old storage, so
+nothing a caller holds ever changes and no old point is copied. Only points that may be remembered enter; there are no
+flags for invalid ones. Looking at a memory from a camera is zbuffer.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from .camera import Cameras, unproject_cells
+from .latent_grid import LatentGrid
+
+_FORMAT, _VERSION = "mirage-memory", "1"
+_FIELDS = ("points", "latents", "latent_index", "confidence", "footprints", "sides")
+# Inverse depth is linear on a plane. A step to a neighbour of at most this share is taken for the same surface ...
+_SURE_SLOPE = 0.15
+# ... and a larger one only where both neighbours agree on it, as on a floor towards the horizon. Beyond the second
+# bound the cell would reach through the horizon.
+_MAX_SLOPE = 0.5
+
+
+@dataclass(frozen=True)
+class MemoryBlock:
+    """Points that were remembered together. `n` is the number of points.
+
+    points: [n 3] in the world, finite.  latents: [n channels] normalised, as the VAE and the sampler use them.
+    latent_index: [n] int32, the latent frame of the film a point came from.  confidence: [n] in [0, 1].
+    footprints: [n] world width of the cell at its point, the longer of its sides.
+    sides: [n 2 3] world vectors across the cell on its surface, one column on and one row on; a point stands for the
+        patch points + a * sides[0] + b * sides[1] with a, b in [-1/2, 1/2].
+
+    Raises ValueError when the fields disagree on n, or have other shapes.
+    """
+
+    points: torch.Tensor
+    latents: torch.Tensor
+    latent_index: torch.Tensor
+    confidence: torch.Tensor
+    footprints: torch.Tensor
+    sides: torch.Tensor
+
+    def __post_init__(self) -> None:
+        n = self.points.shape[0]
+        channels = self.latents.shape[-1] if self.latents.ndim == 2 else 0
+        expected = ([n, 3], [n, channels], [n], [n], [n], [n, 2, 3])
+        for name, shape in zip(_FIELDS, expected, strict=True):
+            if list(getattr(self, name).shape) != shape:
+                raise ValueError(
+                    f"{name} of a memory block has shape {list(getattr(self, name).shape)}; "
+                    f"{shape} goes with {n} points."
+                )
+
+    def __len__(self) -> int:
+        return self.points.shape[0]
+
+    @cached_property
+    def bounds(self) -> tuple[torch.Tensor, float]:
+        """Centre [3] float64 on the CPU and radius of a sphere around all patches; radius -1 for an empty block."""
+        if len(self) == 0:
+            return torch.zeros(3, dtype=torch.float64), -1.0
+        low, high = self.points.amin(0).double().cpu(), self.points.amax(0).double().cpu()
+        reach = float((high - low).norm()) / 2 + float(self.footprints.max())
+        # A float32 box may be a rounding short of the points it bounds.
+        return (low + high) / 2, reach * 1.001
+
+
+@dataclass(frozen=True)
+class LatentMemory:
+    """All that is remembered, in the order it was remembered. Point i of the memory is point i of the joined blocks.
+
+    Raises ValueError when a block's latents do not have the grid's channels.
+    """
+
+    grid: LatentGrid
+    blocks: tuple[MemoryBlock, ...] = ()
+
+    def __post_init__(self) -> None:
+        for block in self.blocks:
+            if block.latents.shape[1] != self.grid.channels:
+                raise ValueError(
+                    f"The block's latents have {block.latents.shape[1]} channels; this memory holds latents of "
+                    f"{self.grid.channels} channels. Use one VAE for the whole film."
+                )
+
+    @staticmethod
+    def empty(grid: LatentGrid) -> LatentMemory:
+        """A memory that knows nothing yet."""
+        return LatentMemory(grid)
+
+    @property
+    def count(self) -> int:
+        """Number of points."""
+        return sum(len(block) for block in self.blocks)
+
+    @property
+    def points(self) -> torch.Tensor:
+        """[count 3] in the world; joined on demand, a copy."""
+        return _joined(self.blocks, "points", torch.zeros(0, 3))
+
+    @property
+    def latents(self) -> torch.Tensor:
+        """[count channels] normalised; joined on demand, a copy."""
+        return _joined(self.blocks, "latents", torch.zeros(0, self.grid.channels))
+
+    @property
+    def latent_index(self) -> torch.Tensor:
+        """[count] int32; joined on demand, a copy."""
+        return _joined(self.blocks, "latent_index", torch.zeros(0, dtype=torch.int32))
+
+    def extended(self, block: MemoryBlock) -> LatentMemory:
+        """A memory that knows this block too and shares all storage with this one. An empty block adds nothing."""
+        if len(block) == 0:
+            return self
+        return LatentMemory(self.grid, (*self.blocks, block))
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file, with the grid, the version and the block sizes in its metadata."""
+        empty = _empty_block(self.grid)
+        tensors = {name: _joined(self.blocks, name, getattr(empty, name)).contiguous() for name in _FIELDS}
+        metadata = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "grid": json.dumps(asdict(self.grid)),
+            "block_sizes": json.dumps([len(block) for block in self.blocks]),
+            "units": "points, footprints and sides in the world units of the depth; latents normalised",
+        }
+        path = Path(path)
+        unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+        try:
+            save_file(tensors, unfinished, metadata)
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    @staticmethod
+    def load(path: str | Path, *, device: str | torch.device = "cpu") -> LatentMemory:
+        """Read a file written by save().
+
+        Raises FileNotFoundError when there is no file, and ValueError, one sentence with the reason, when it is not a
+        memory, is damaged, has another version, or holds NaN or infinite values.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no memory file {path}.")
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                grid, sizes = _read_header(file)
+                fields = {name: file.get_tensor(name) for name in _FIELDS}
+            return LatentMemory(grid, _checked_blocks(fields, sizes))
+        except (SafetensorError, ValueError, TypeError, KeyError, OSError) as error:
+            reason = str(error).rstrip(".")
+            raise ValueError(f"{path.name} cannot be used as a memory ({reason}); save the memory again.") from error
+
+
+def lift(
+    latents: torch.Tensor,
+    depth: torch.Tensor,
+    cameras: Cameras,
+    grid: LatentGrid,
+    *,
+    is_static: torch.Tensor | None = None,
+    confidence: torch.Tensor | None = None,
+    first_latent_index: int = 0,
+) -> MemoryBlock:
+    """Latent cells as points of the world (paper eq. 4, 6 and 8).
+
+    latents: [channels frames rows columns] normalised.
+    depth: [frames rows columns] z-depth of each cell's ray in world units; cells whose depth is 0, negative, infinite
+        or NaN do not enter.
+    cameras: one per frame, any image_size.
+    is_static: [frames rows columns] bool, True = may be remembered; default all.
+    confidence: [frames rows columns] in [0, 1]; default 1.
+    first_latent_index: the film's latent frame that latents[:, 0] is.
+
+    Points come frame by frame, then row by row. They keep the dtype of depth, at least float32.
+    Raises ValueError when the shapes do not belong together, or latents do not fit the grid or are not finite.
+    """
+    grid.check_latents(latents)
+    shape = latents.shape[1:]
+    for name, cells in (("depth", depth), ("is_static", is_static), ("confidence", confidence)):
+        if cells is not None and cells.shape != shape:
+            raise ValueError(
+                f"{name} has shape {list(cells.shape)}; the latents have [frames rows columns] = {list(shape)}. "
+                f"Bring {name} to the latent grid first."
+            )
+    if not depth.dtype.is_floating_point or depth.dtype.itemsize < 4:
+        depth = depth.float()
+    depth = depth.to(latents.device)
+    is_known = depth.isfinite() & (depth > 0)
+    exact_depth = torch.where(is_known, depth, 1).double()
+    exact_points = unproject_cells(exact_depth, cameras, grid)
+    sides = _cell_sides(exact_points, exact_depth, is_known, cameras)
+    points = exact_points.to(depth.dtype)
+    is_kept = is_known & points.isfinite().all(dim=-1)
+    if is_static is not None:
+        is_kept &= is_static.to(latents.device).bool()
+    kept_sides = sides[is_kept].to(depth.dtype)
+    frame = torch.arange(shape[0], dtype=torch.int32, device=latents.device) + first_latent_index
+    if confidence is None:
+        confidence = torch.ones(shape, device=latents.device)
+    return MemoryBlock(
+        points=points[is_kept],
+        latents=latents.movedim(0, -1)[is_kept],
+        latent_index=frame[:, None, None].expand(shape)[is_kept],
+        confidence=confidence.to(latents.device, torch.float32)[is_kept],
+        footprints=kept_sides.norm(dim=-1).amax(dim=-1),
+        sides=kept_sides,
+    )
+
+
+def _cell_sides(points: torch.Tensor, depth: torch.Tensor, is_known: torch.Tensor, cameras: Cameras) -> torch.Tensor:
+    """[frames rows columns 2 3] float64: world vectors across each cell, on the plane its neighbours suggest."""
+    rows, columns = depth.shape[1:]
+    at_cells = cameras.resized((rows, columns))
+    to_world = at_cells.cam2world[:, :3, :3] @ torch.linalg.inv(at_cells.intrinsics)
+    from_camera = points - at_cells.centers.to(points.device)[:, None, None]
+    inverse = torch.where(is_known, 1 / depth, torch.nan)
+    sides = []
+    for axis, dim in ((0, 2), (1, 1)):
+        step = to_world[:, :, axis].to(points.device)[:, None, None]
+        slope = _relative_slope(inverse, dim)
+        # d(ray / inverse) = d(ray) / inverse - ray / inverse * d(inverse) / inverse
+        sides.append(step * depth[..., None] - from_camera * slope[..., None])
+    return torch.stack(sides, dim=-2)
+
+
+def _relative_slope(inverse: torch.Tensor, dim: int) -> torch.Tensor:
+    """Change of inverse depth per cell along `dim`, as a share of it; 0 where the neighbours are other surfaces.
+
+    inverse: [frames rows columns], NaN where the depth is unknown.
+    """
+    unknown = torch.full_like(inverse.narrow(dim, 0, 1), torch.nan)
+    step = inverse.diff(dim=dim)
+    to_next = torch.cat([step, unknown], dim) / inverse
+    from_last = torch.cat([unknown, step], dim) / inverse
+    has_both = ~(to_next.isnan() | from_last.isnan())
+    to_next, from_last = to_next.where(~to_next.isnan(), from_last), from_last.where(~from_last.isnan(), to_next)
+    # Across a depth edge one of the two steps is large: the smaller one stays on the cell's own surface.
+    smaller = torch.where(to_next.abs() < from_last.abs(), to_next, from_last)
+    is_straight = has_both & ((to_next - from_last).abs() <= smaller.abs() / 2)
+    is_surface = (smaller.abs() <= _SURE_SLOPE) | (is_straight & (smaller.abs() <= _MAX_SLOPE))
+    return torch.where(is_surface, smaller, 0.0)
+
+
+def _joined(blocks: tuple[MemoryBlock, ...], name: str, empty: torch.Tensor) -> torch.Tensor:
+    return torch.cat([getattr(block, name) for block in blocks]) if blocks else empty
+
+
+def _empty_block(grid: LatentGrid) -> MemoryBlock:
+    return MemoryBlock(
+        points=torch.zeros(0, 3),
+        latents=torch.zeros(0, grid.channels),
+        latent_index=torch.zeros(0, dtype=torch.int32),
+        confidence=torch.zeros(0),
+        footprints=torch.zeros(0),
+        sides=torch.zeros(0, 2, 3),
+    )
+
+
+def _read_header(file) -> tuple[LatentGrid, list[int]]:
+    """Grid and block sizes; checks all shapes before a single tensor is read."""
+    metadata = file.metadata() or {}
+    if metadata.get("format") != _FORMAT:
+        raise ValueError("its metadata does not say mirage-memory")
+    if metadata.get("version") != _VERSION:
+        raise ValueError(f"its version is {metadata.get('version')}, this code reads version {_VERSION}")
+    if sorted(file.keys()) != sorted(_FIELDS):
+        raise ValueError(f"it holds {sorted(file.keys())[:8]} and not {sorted(_FIELDS)}")
+    grid = LatentGrid(**json.loads(metadata["grid"]))
+    sizes = json.loads(metadata["block_sizes"])
+    if not isinstance(sizes, list) or not all(type(size) is int and size > 0 for size in sizes):
+        raise ValueError("its block sizes are not positive whole numbers")
+    n = sum(sizes)
+    expected = ([n, 3], [n, grid.channels], [n], [n], [n], [n, 2, 3])
+    for name, shape in zip(_FIELDS, expected, strict=True):
+        if file.get_slice(name).get_shape() != shape:
+            raise ValueError(f"its {name} have shape {file.get_slice(name).get_shape()} and not {shape}")
+    return grid, sizes
+
+
+def _checked_blocks(fields: dict[str, torch.Tensor], sizes: list[int]) -> tuple[MemoryBlock, ...]:
+    for name, values in fields.items():
+        if values.dtype.is_floating_point == (name == "latent_index"):
+            raise ValueError(f"its {name} are stored as {values.dtype}")
+        if not torch.isfinite(values).all():
+            raise ValueError(f"its {name} contain NaN or infinite values")
+    # Views of one storage: a loaded memory takes its size in memory once.
+    parts = {name: values.split(sizes) if sizes else () for name, values in fields.items()}
+    return tuple(MemoryBlock(**{name: parts[name][index] for name in _FIELDS}) for index in range(len(sizes)))
