@@ -125,8 +125,8 @@ class BranchInput:
         if latents.shape[2] != self.target_frames:
             raise ValueError(
                 f"The sampler passes {latents.shape[2]} latent frames; the memory was applied for "
-                f"{self.target_frames}. Give the latent the length of the segment, and use no context windows with Mirage: it films in "
-                "segments already."
+                f"{self.target_frames}. Give the latent the length of the segment, and use no context windows with "
+                "Mirage: it films in segments already."
             )
         groups = {"target": latents}
         for name, clean in (("references", self.references), ("preceding", self.preceding)):

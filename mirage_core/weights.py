@@ -411,7 +411,7 @@ def _check_shapes(found: Shapes, expected: Shapes, file: str) -> None:
         name = wrong[0]
         raise ValueError(
             f"{file}: {len(wrong)} of {len(expected)} tensors have another shape (first: {name} is "
-            f"{list(found[name])}, expected {list(expected[name])}). The file is damaged or belongs to another kind of model."
+            f"{list(found[name])}, expected {list(expected[name])}). The file is damaged or of another kind of model."
         )
 
 

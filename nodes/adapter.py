@@ -18,6 +18,7 @@ import torch
 
 from ..mirage_core.side_branch import Layout, white_pictures
 from ..mirage_core.weights import BranchFile, LoraFile, branch_file, lora_file
+from .host_latents import to_normalised
 from .side_branch_module import build_side_branch
 
 # pictures [frames height width 3] in [0, 1] -> normalised latents [channels frames rows columns]
@@ -85,6 +86,25 @@ def load_lora(path: str) -> tuple[LoraFile, dict[str, torch.Tensor]]:
     found = lora_file(path)
     tensors = comfy.utils.load_torch_file(path, safe_load=True)
     return found, {found.names[name]: tensor for name, tensor in tensors.items()}
+
+
+def check_pair(branch: BranchFile | None, lora: LoraFile | None) -> None:
+    """Raise ValueError when side branch and LoRA are made for models of different width."""
+    if branch is not None and lora is not None and lora.width not in (None, branch.width):
+        raise ValueError(
+            f"{lora.file} is for a model {lora.width} wide, {branch.file} for one {branch.width} wide. "
+            "Use a side branch and a LoRA of the same training."
+        )
+
+
+def vae_encoder(vae) -> Encoder:
+    """An Encoder that uses the host's VAE."""
+
+    def encode(pictures: torch.Tensor) -> torch.Tensor:
+        return to_normalised(vae.encode(pictures))
+
+    encode.vae = vae  # Adapter.white_latents keeps one white per VAE
+    return encode
 
 
 def lora_patches(model, found: LoraFile, tensors: Mapping[str, torch.Tensor]) -> dict:

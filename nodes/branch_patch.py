@@ -12,11 +12,14 @@ import comfy.model_base
 import torch
 from comfy.patcher_extension import WrappersMP
 
+from ..mirage_core.camera import Cameras
+from ..mirage_core.references import default_voxel_size, select_references, shown_voxels
 from ..mirage_core.side_branch import BranchInput, branch_context, hole_pictures, memory_frames
 from .adapter import Adapter, Encoder, lora_patches
 from .side_branch_module import BranchPass, SideBranch
 
 if TYPE_CHECKING:
+    from ..mirage_core.rollout import Rollout
     from ..mirage_core.zbuffer import MemoryView
 
 _KEY = "mirage"
@@ -72,6 +75,64 @@ def apply_memory(
     _check_size(view)
     _add_wrappers(patched, adapter, branch_input, strength, start_percent, end_percent)
     return patched
+
+
+def apply_rollout(
+    model,
+    adapter: Adapter | None,
+    rollout: Rollout,
+    *,
+    view: MemoryView,
+    max_references: int = 4,
+    max_preceding: int = 2,
+    strength: float = 1.0,
+    start_percent: float = 0.0,
+    end_percent: float = 1.0,
+    encode: Encoder | None = None,
+):
+    """apply_memory for the next segment of a film: references and preceding frames are taken from the film so far.
+
+    Without an adapter both stay away: a stock model has not learned to read them.
+    Raises ValueError as apply_memory.
+    """
+    references, preceding = None, None
+    if adapter is not None and strength != 0:
+        preceding = rollout.preceding(max_preceding)
+        references = reference_latents(
+            rollout, max_references=max_references, preceding=0 if preceding is None else preceding[0].shape[1]
+        )
+    return apply_memory(
+        model,
+        adapter,
+        view=view,
+        references=references,
+        preceding_latents=None if preceding is None else preceding[0],
+        preceding_view=None if preceding is None else preceding[1],
+        strength=strength,
+        start_percent=start_percent,
+        end_percent=end_percent,
+        encode=encode,
+    )
+
+
+def reference_latents(rollout: Rollout, *, max_references: int, preceding: int) -> torch.Tensor | None:
+    """[channels n rows columns] earlier latents that saw most of what the next segment sees, best first; None without.
+
+    preceding: latent frames that go into the model anyway, before the overlap latent; they are not taken twice.
+    """
+    memory, film = rollout.memory, rollout.film
+    if max_references < 1 or not memory.blocks:
+        return None
+    seen = shown_voxels(
+        memory,
+        Cameras.joined([rollout.filmed_cameras(), rollout.cameras_of(rollout.next_segment)]),
+        rollout.size,
+        voxel_size=default_voxel_size(memory),
+    )
+    count = film.shape[1]
+    given_anyway = range(count - 1 - preceding, count)
+    chosen = select_references(seen[count:], seen[:count], max_references=max_references, excluded=given_anyway)
+    return film[:, chosen] if chosen else None
 
 
 def check_model(model) -> None:

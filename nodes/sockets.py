@@ -10,7 +10,7 @@ MirageMemory = io.Custom("MIRAGE_MEMORY")
 MiragePath = io.Custom("MIRAGE_PATH")
 # mirage_core.zbuffer.MemoryView: what the memory shows to the cameras of one segment.
 MirageView = io.Custom("MIRAGE_VIEW")
-# nodes.branch_patch.Adapter: a side branch and / or LoRA, loaded and checked.
+# nodes.adapter.Adapter: a side branch and / or LoRA, loaded and checked.
 MirageAdapter = io.Custom("MIRAGE_ADAPTER")
 # The wire that pairs Segment Loop Start with its End; carries the number of segments.
 MirageLoop = io.Custom("MIRAGE_LOOP")

@@ -9,6 +9,8 @@ import types
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -56,3 +58,73 @@ def pack(host):
             package.__path__ = [str(folder)]
             sys.modules[name] = package
     return lambda module: importlib.import_module(f"mirage_pack.nodes.{module}")
+
+
+@pytest.fixture(scope="session")
+def models(host, golden_folder, tmp_path_factory):
+    """Folder with the reference's tiny model and branch as float32 files, known to the host's loaders."""
+    torch.set_num_threads(2)
+    folder = tmp_path_factory.mktemp("models")
+    for name in ("tiny_dit", "tiny_vace"):
+        tensors = {key: value.float() for key, value in load_file(golden_folder / f"{name}.safetensors").items()}
+        save_file(tensors, folder / f"{name}.safetensors")
+    host.folder_paths.add_model_folder_path("diffusion_models", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(host, models):
+    """The reference's tiny model through the host's own loader node."""
+    return host.nodes.UNETLoader().load_unet("tiny_dit.safetensors", "default")[0]
+
+
+@pytest.fixture(scope="session")
+def adapter(pack, models):
+    """The reference's tiny branch through our loader."""
+    loading = pack("adapter")
+    branch, patcher = loading.load_branch(str(models / "tiny_vace.safetensors"), layout="white_latent")
+    return loading.Adapter(branch, patcher)
+
+
+@pytest.fixture(scope="session")
+def view_of():
+    """view_of(latents): a memory's view that covers everything."""
+    return lambda scene: types.SimpleNamespace(latents=scene, is_covered=torch.ones(scene.shape[1:], dtype=torch.bool))
+
+
+@pytest.fixture(scope="session")
+def forward(host):
+    """forward(patched, latents, timesteps, context): one call of the diffusion model, loaded by the host."""
+
+    def call(patched, latents, timesteps, context, *, sigma=None):
+        host.comfy.model_management.load_models_gpu([patched, *patched.get_nested_additional_models()])
+        options = host.comfy.model_patcher.create_model_options_clone(patched.model_options)["transformer_options"]
+        options["wrappers"] = patched.wrappers
+        if sigma is not None:
+            options["sigmas"] = torch.tensor([sigma])
+        with torch.inference_mode():
+            return patched.model.diffusion_model(latents, timesteps, context=context, transformer_options=options)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def sample(host, pack):
+    """One segment, whose first latent frame is given, through the host's sampling; all latents normalised."""
+
+    def call(patched, noise, first_latent, context, negative=None, *, cfg=1.0, steps=4, shift=5.0, sampler=None):
+        unipc, latent_format = pack("flow_unipc"), patched.model.latent_format
+        samples = torch.zeros_like(noise)
+        samples[:, :, :1] = first_latent
+        mask = torch.ones(1, 1, *noise.shape[2:])
+        mask[:, :, 0] = 0
+        negative = torch.zeros_like(context) if negative is None else negative
+        with torch.inference_mode():
+            latents = host.comfy.sample.sample_custom(
+                patched, noise, cfg, sampler or unipc.flow_unipc_sampler(), unipc.flow_sigmas(steps, shift),
+                [[context, {}]], [[negative, {}]], latent_format.process_out(samples),
+                noise_mask=mask, disable_pbar=True, seed=0,
+            )  # fmt: skip
+        return latent_format.process_in(latents.float())
+
+    return call
