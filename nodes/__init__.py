@@ -1,0 +1,40 @@
+"""The host's door: which nodes this pack has."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .camera_nodes import CameraPathNode
+from .film_nodes import DecodeFilm, FilmReport
+from .geometry_nodes import DynamicSkyMask, FramesForDepth, SimpleDepth
+from .loop_nodes import LoopFilm, LoopStep, SegmentLoopEnd, SegmentLoopStart
+from .memory_nodes import InitLatentMemory, ProjectMemory, WriteMemory
+from .segment_nodes import GenerateSegment
+from .stand_in_nodes import StandInText
+
+NODES: list[type[io.ComfyNode]] = [
+    InitLatentMemory,
+    CameraPathNode,
+    SimpleDepth,
+    DynamicSkyMask,
+    FramesForDepth,
+    ProjectMemory,
+    GenerateSegment,
+    WriteMemory,
+    SegmentLoopStart,
+    SegmentLoopEnd,
+    LoopStep,
+    LoopFilm,
+    DecodeFilm,
+    FilmReport,
+    StandInText,
+]
+
+
+class MirageExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES
+
+
+async def comfy_entrypoint() -> MirageExtension:
+    return MirageExtension()

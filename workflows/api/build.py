@@ -1,0 +1,178 @@
+"""The shipped workflows as code: python workflows/api/build.py writes their API form next to this file.
+
+The canvas form (workflows/*.json) is made from the API form by the real frontend: python workflows/api/draw.py.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+HERE = Path(__file__).parent
+NEGATIVE = "blurry, flicker, morphing walls, people appearing, text, watermark"
+PROMPT = "slow smooth camera move through a quiet room, soft daylight, every object stays where it is"
+
+
+def node(class_type: str, title: str, **inputs) -> dict:
+    return {"class_type": class_type, "inputs": inputs, "_meta": {"title": title}}
+
+
+def models() -> dict[str, dict]:
+    return {
+        "model": node("UNETLoader", "Wan2.2 TI2V 5B", unet_name="wan2.2_ti2v_5B_fp16.safetensors", weight_dtype="default"),
+        "clip": node("CLIPLoader", "Text encoder", clip_name="umt5_xxl_fp8_e4m3fn_scaled.safetensors", type="wan", device="default"),
+        "vae": node("VAELoader", "Wan2.2 VAE", vae_name="wan2.2_vae.safetensors"),
+        "depth": node("LoadMoGeModel", "Depth model", model_name="moge_2_vitl_normal_fp16.safetensors"),
+        "negative": node("CLIPTextEncode", "Negative", text=NEGATIVE, clip=["clip", 0]),
+    }  # fmt: skip
+
+
+def start() -> dict[str, dict]:
+    return {
+        "image": node("LoadImage", "Your picture", image="mirage_room.jpg"),
+        "path": node(
+            "MirageCameraPath", "Camera Path", preset="out_and_back", amount=0.0, out_move="truck_right", length=97,
+            speed=1.0, easing="ease", fov=0.0, width=1280, height=704, fps=16.0, keyframes="",
+        ),
+        "path_preview": node("PreviewImage", "Path from above", images=["path", 1]),
+        "geometry": moge(["image", 0]),
+        "mask": mask(["image", 0], ["geometry", 0]),
+        "mask_preview": node("PreviewImage", "What may be remembered", images=["mask", 1]),
+        "init": node(
+            "MirageInitLatentMemory", "Init Latent Memory", image=["image", 0], vae=["vae", 0], geometry=["geometry", 0],
+            path=["path", 0], static_mask=["mask", 0], cell_rule="center",
+        ),
+    }  # fmt: skip
+
+
+def moge(images: list) -> dict:
+    return node(
+        "MoGeInference", "Depth", moge_model=["depth", 0], image=images, resolution_level=9, fov_x_degrees=0.0,
+        batch_size=4, force_projection=True, apply_mask=True,
+    )  # fmt: skip
+
+
+def mask(images: list, geometry: list) -> dict:
+    return node(
+        "MirageDynamicSkyMask", "Dynamic/Sky Mask", images=images, geometry=geometry, sky_threshold=0.5,
+        drop_unsure=0.0, depth_edge=0.0, grow=4,
+    )  # fmt: skip
+
+
+def segment(prefix: str, memory: list, positive: list, seed) -> dict[str, dict]:
+    """The nodes of one segment; the last is Write Memory."""
+    p = prefix
+    return {
+        f"{p}view": node("MirageProjectMemory", "Project Memory", memory=memory),
+        f"{p}view_preview": node("PreviewImage", "What the memory shows", images=[f"{p}view", 2]),
+        f"{p}segment": node(
+            "MirageGenerateSegment", "Generate Segment", model=["model", 0], positive=positive, negative=["negative", 0],
+            view=[f"{p}view", 0], memory=memory, seed=seed, steps=20, cfg=5.0, sampler_name="uni_pc", scheduler="simple",
+            shift=5.0, strength=1.0, guide_until=0.7,
+        ),
+        f"{p}decode": node("VAEDecode", "Decode segment", samples=[f"{p}segment", 0], vae=["vae", 0]),
+        f"{p}frames": node("MirageFramesForDepth", "Frames for Depth", images=[f"{p}decode", 0]),
+        f"{p}geometry": moge([f"{p}frames", 0]),
+        f"{p}mask": mask([f"{p}frames", 0], [f"{p}geometry", 0]),
+        f"{p}mask_preview": node("PreviewImage", "What is remembered", images=[f"{p}mask", 1]),
+        f"{p}write": node(
+            "MirageWriteMemory", "Write Memory", memory=memory, segment=[f"{p}segment", 0], geometry=[f"{p}geometry", 0],
+            static_mask=[f"{p}mask", 0], align_depth=True,
+        ),
+    }  # fmt: skip
+
+
+def finish(memory: list) -> dict[str, dict]:
+    return {
+        "film": node("MirageDecodeFilm", "Decode Film", memory=memory, vae=["vae", 0], crf=16, tile_size=0),
+        "save": node("SaveVideo", "Save Video", video=["film", 0], filename_prefix="mirage/film", format="auto", codec="auto"),
+        "report": node("MirageFilmReport", "Film Report", memory=memory, video=["film", 0], pictures=12),
+        "sheet": node("SaveImage", "Contact sheet", images=["report", 0], filename_prefix="mirage/contact_sheet"),
+        "coverage": node("SaveImage", "Known from memory", images=["report", 1], filename_prefix="mirage/coverage"),
+    }  # fmt: skip
+
+
+def first_flight() -> dict[str, dict]:
+    """Two segments wired by hand, so that every step can be seen and rewired."""
+    graph = models() | start()
+    graph["path"]["inputs"]["length"] = 65
+    graph["positive"] = node("CLIPTextEncode", "Prompt", text=PROMPT, clip=["clip", 0])
+    graph |= segment("first_", ["init", 0], ["positive", 0], 1)
+    graph |= segment("second_", ["first_write", 0], ["positive", 0], 2)
+    return graph | finish(["second_write", 0])
+
+
+def long_flight() -> dict[str, dict]:
+    """The same segment once on the canvas, repeated by the loop."""
+    graph = models() | start()
+    graph["start"] = node(
+        "MirageLoopStart",
+        "Segment Loop Start",
+        memory=["init", 0],
+        segments=0,
+        seed=1,
+        seed_mode="increment",
+        prompts=PROMPT,
+    )
+    graph["positive"] = node("CLIPTextEncode", "Prompt of this segment", text=["start", 2], clip=["clip", 0])
+    graph |= segment("", ["start", 1], ["positive", 0], ["start", 3])
+    graph["end"] = node("MirageLoopEnd", "Segment Loop End", loop=["start", 0], memory=["write", 0])
+    return graph | finish(["end", 0])
+
+
+def stand_in(graph: dict[str, dict]) -> dict[str, dict]:
+    """The same workflow for a machine without model files: tiny stand-in models, a room box instead of a depth model."""
+    graph = {name: one for name, one in graph.items() if name not in ("clip", "depth")}
+    graph["model"]["inputs"]["unet_name"] = "mirage_stand_in_dit.safetensors"
+    graph["vae"]["inputs"]["vae_name"] = "mirage_stand_in_vae.safetensors"
+    graph["path"]["inputs"] |= {"width": 768, "height": 448}
+    for name, one in graph.items():
+        inputs = one["inputs"]
+        if one["class_type"] == "CLIPTextEncode":
+            graph[name] = node("MirageStandInText", one["_meta"]["title"], text=inputs["text"], width=64)
+        elif one["class_type"] == "MoGeInference":
+            graph[name] = simple_depth(inputs["image"], graph, name)
+        elif one["class_type"] == "MirageGenerateSegment":
+            inputs |= {"steps": 8, "cfg": 1.0, "sampler_name": "euler", "guide_until": 1.0}
+    return graph
+
+
+def simple_depth(images: list, graph: dict[str, dict], name: str) -> dict:
+    depth = node(
+        "MirageSimpleDepth", "Simple Depth", image=images, shape="room", fov=60.0,
+        **{"shape.width": 5.0, "shape.height": 2.8, "shape.length": 6.0, "shape.camera_height": 1.5, "shape.tilt": 0.0},
+    )  # fmt: skip
+    view = name.replace("geometry", "view")
+    if view in graph:  # inside a segment: the room stands still while the camera moves
+        depth["inputs"]["memory"] = graph[view]["inputs"]["memory"]
+    return depth
+
+
+def numbered(graph: dict[str, dict]) -> dict[str, dict]:
+    """Node names become the numbers that the host's canvas uses."""
+    numbers = {name: str(index + 1) for index, name in enumerate(graph)}
+
+    def moved(value):
+        return [numbers[value[0]], value[1]] if isinstance(value, list) else value
+
+    return {
+        numbers[name]: one | {"inputs": {key: moved(value) for key, value in one["inputs"].items()}}
+        for name, one in graph.items()
+    }
+
+
+WORKFLOWS = {
+    "first_flight": first_flight,
+    "long_flight": long_flight,
+    "stand_in_first_flight": lambda: stand_in(first_flight()),
+    "stand_in_long_flight": lambda: stand_in(long_flight()),
+}
+
+
+def main() -> None:
+    for name, make in WORKFLOWS.items():
+        (HERE / f"{name}.json").write_text(json.dumps(numbered(make()), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
