@@ -12,12 +12,15 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as functional
 
+from .camera import Cameras
+
 MAX_RESIDUAL = 0.01  # a pixel within 1 % of a plane's depth is on it; half of what a lifted point may be off
 
 _MIN_WINDOW = 4  # pixels; a plane needs three points, and an edge some pixels on both sides
 _FARTHEST = 1e18  # beyond, float32 loses the inverse
 _RIDGE = 1e-6  # keeps the slope across a one-pixel strip at 0 instead of undefined
-_GROWTH = (0.1, 0.03, 0.01, 0.01)  # residuals, x 1/MAX_RESIDUAL, while a surface grows from its start
+_STEEP = 0.04  # relative change of depth from cell to cell; a flatter ramp lies within 2 % of its two surfaces
+_GROWTH = (0.1, 0.03, MAX_RESIDUAL, MAX_RESIDUAL)  # residuals while a surface grows from its start
 
 
 def latent_depth(
@@ -67,40 +70,36 @@ def median_depth(depth: torch.Tensor) -> float:
 
 
 def plane_depth(
-    intrinsics: torch.Tensor,
-    image_size: tuple[int, int],
-    *,
-    camera_height: float = 1.6,
-    wall_distance: float = 6.0,
-    tilt_degrees: float = 0.0,
+    cameras: Cameras, *, camera_height: float = 1.6, wall_distance: float = 8.0, tilt_degrees: float = 0.0
 ) -> torch.Tensor:
     """Depth of a flat floor that ends at a wall: the prior for open scenes without a depth model.
 
-    intrinsics: [3 3], pixels of image_size = (H, W).
-    camera_height: of the camera above the floor, in the world units that the depth shall have.
-    wall_distance: from the camera to the wall along the floor, in the same units.
-    tilt_degrees: upward tilt of the camera (negative looks down at the floor).
-    Returns [1 H W] float32; pixels that see neither are 0.
+    cameras: relative to the first camera of the film, which stands level but for `tilt_degrees`.
+    camera_height: of the first camera above the floor, in the world units that the depth shall have.
+    wall_distance: from the first camera to the wall along the floor, in the same units.
+    tilt_degrees: upward tilt of the first camera (negative looks down at the floor).
+    Returns [frames H W] float32 for the cameras' image_size; pixels that see neither are 0.
     """
     _check_lengths(camera_height=camera_height, wall_distance=wall_distance)
     planes = [((0.0, 1.0, 0.0), camera_height), ((0.0, 0.0, 1.0), wall_distance)]
-    return _nearest_plane_depth(planes, intrinsics, image_size, tilt_degrees)
+    return _nearest_plane_depth(planes, cameras, tilt_degrees)
 
 
 def room_depth(
-    intrinsics: torch.Tensor,
-    image_size: tuple[int, int],
+    cameras: Cameras,
     *,
     room_size: tuple[float, float, float] = (5.0, 2.8, 6.0),
-    camera_height: float = 1.6,
+    camera_height: float = 1.5,
     tilt_degrees: float = 0.0,
 ) -> torch.Tensor:
-    """Depth of a box room seen from the middle of its open side: the prior for interiors without a depth model.
+    """Depth of a box room, the first camera in the middle of its open side: the prior for interiors without a model.
 
-    intrinsics: [3 3], pixels of image_size = (H, W).
-    room_size: width, height and depth (from the camera to the far wall), in the world units that the depth shall have.
-    camera_height: of the camera above the floor, below the room's height.  tilt_degrees: upward tilt of the camera.
-    Returns [1 H W] float32.
+    cameras: relative to the first camera of the film, which stands level but for `tilt_degrees`.
+    room_size: width, height and length (from the first camera to the far wall), in the world units that the depth
+        shall have. Behind the first camera the room goes on for half its length.
+    camera_height: of the first camera above the floor, below the room's height.
+    tilt_degrees: upward tilt of the first camera.
+    Returns [frames H W] float32 for the cameras' image_size; 0 for a camera outside the room.
     """
     width, height, length = room_size
     _check_lengths(width=width, height=height, length=length, camera_height=camera_height)
@@ -112,8 +111,9 @@ def room_depth(
         ((1.0, 0.0, 0.0), width / 2),
         ((-1.0, 0.0, 0.0), width / 2),
         ((0.0, 0.0, 1.0), length),
+        ((0.0, 0.0, -1.0), length / 2),
     ]
-    return _nearest_plane_depth(planes, intrinsics, image_size, tilt_degrees)
+    return _nearest_plane_depth(planes, cameras, tilt_degrees)
 
 
 @dataclass(frozen=True)
@@ -170,27 +170,62 @@ def align_scale(
 
 def _frame_depth(depth: torch.Tensor, size: tuple[int, int], min_share: float, min_known: float) -> torch.Tensor:
     """latent_depth of one map [H W]."""
-    inverse, basis, centers = _windows(depth, size)
+    windows = _windows(depth, size)
+    inverse, basis = windows.inverse, windows.basis
     is_known = inverse > 0
-    is_enough = is_known.float().mean(1) >= max(min_known, 1e-6)
     planes = _fitted_planes(inverse, is_known.float(), basis)
-    is_off = is_known & ~_is_on(planes, inverse, basis, MAX_RESIDUAL)
-    at_center = (planes * centers).sum(1)
-    edges = (is_enough & is_off.any(1)).nonzero()[:, 0]
+    is_off = (is_known & ~_is_on(planes, inverse, basis, MAX_RESIDUAL)).any(1)
+    is_enough = is_known.float().mean(1) >= max(min_known, 1e-6)
+    edges = (is_enough & is_off).nonzero()[:, 0]
     if len(edges):
-        at_center[edges] = _dominant_at_center(inverse[edges], basis, centers[edges], min_share)
-    result = torch.where(is_enough & (at_center > 1 / _FARTHEST), 1 / at_center, 0.0)
-    return result.reshape(size)
+        planes[edges] = _dominant_planes(inverse[edges], basis, windows.centers[edges], min_share)
+    at_center = torch.where(is_enough, (planes * windows.centers).sum(1), 0.0).reshape(size)
+    steps = (planes[:, 1:] * windows.cell_steps).reshape(*size, 2)
+    at_center = torch.where(_is_ramp(at_center, steps[..., 0], steps[..., 1]), 0.0, at_center)
+    return torch.where(at_center > 1 / _FARTHEST, 1 / at_center, 0.0)
 
 
-def _windows(depth: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The pixels of each cell.
+def _is_ramp(at_center: torch.Tensor, step_x: torch.Tensor, step_y: torch.Tensor) -> torch.Tensor:
+    """[rows columns] True for steep planes that no neighbour in the direction of their slope continues.
 
-    Returns inverse depth [cells pixels] (0 = unknown), the plane basis (1, x, y) [pixels 3] with x, y in [-1, 1] over
-    the window, and the basis at each cell's centre [cells 3].
+    Depth models smear an edge over some pixels. Where such a ramp fills a cell it is a plane like any other, only that
+    the surfaces on both sides of it are somewhere else. A real slanted surface goes on at least on one side.
+    at_center, step_x, step_y: [rows columns] inverse depth, and its change from one cell to the next (0 = no surface).
     """
-    rows, y, center_y = _axis_windows(depth.shape[0], size[0])
-    columns, x, center_x = _axis_windows(depth.shape[1], size[1])
+    is_continued = torch.ones_like(at_center, dtype=torch.bool)
+    is_across = step_x.abs() > step_y.abs()
+    for step, dim in ((step_x, 1), (step_y, 0)):
+        is_steep = (step.abs() > _STEEP * at_center) & (is_across if dim == 1 else ~is_across)
+        agrees = torch.zeros_like(is_continued)
+        for side in (-1, 1):
+            beside, step_beside = at_center.roll(-side, dim), step.roll(-side, dim)
+            is_on_it = (beside - at_center - side * step).abs() < 0.25 * step.abs()
+            # Where a slope bends, into a wall or around a column, no point is on it but the slope is nearly the same.
+            agrees |= is_on_it | (step_beside / step > 0.5)
+        # The border of the picture may cut off the side on which the surface goes on.
+        agrees.select(dim, 0).fill_(True)
+        agrees.select(dim, -1).fill_(True)
+        is_continued &= agrees | ~is_steep
+    return ~is_continued
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """The pixels of each cell. Window coordinates x, y are in [-1, 1].
+
+    inverse: [cells pixels] inverse depth, 0 = unknown.  basis: [pixels 3], (1, x, y) of each pixel of the window.
+    centers: [cells 3], (1, x, y) of each cell's centre.  cell_steps: [2], the width and the height of a cell.
+    """
+
+    inverse: torch.Tensor
+    basis: torch.Tensor
+    centers: torch.Tensor
+    cell_steps: torch.Tensor
+
+
+def _windows(depth: torch.Tensor, size: tuple[int, int]) -> _Windows:
+    rows, y, center_y, step_y = _axis_windows(depth.shape[0], size[0])
+    columns, x, center_x, step_x = _axis_windows(depth.shape[1], size[1])
     inverse = torch.where(_is_known(depth) & (depth < _FARTHEST), 1 / depth, 0.0)
     inverse = inverse[rows.to(depth.device)[:, :, None, None], columns.to(depth.device)]
     inverse = inverse.permute(0, 2, 1, 3).reshape(size[0] * size[1], -1)
@@ -198,17 +233,19 @@ def _windows(depth: torch.Tensor, size: tuple[int, int]) -> tuple[torch.Tensor, 
     basis = torch.stack([torch.ones_like(x), x, y], dim=-1).reshape(-1, 3)
     center_y, center_x = torch.meshgrid(center_y, center_x, indexing="ij")
     centers = torch.stack([torch.ones_like(center_x), center_x, center_y], dim=-1).reshape(-1, 3)
-    return inverse, basis.to(depth), centers.to(depth)
+    return _Windows(inverse, basis.to(depth), centers.to(depth), torch.tensor([step_x, step_y]).to(depth))
 
 
-def _axis_windows(length: int, cells: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Along one axis: pixel indices [cells window], window coordinates [window], cell centres in them [cells]."""
+def _axis_windows(length: int, cells: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:
+    """Along one axis: pixel indices [cells window], window coordinates [window], the cells' centres in them [cells],
+    and the distance between two of these."""
     window = min(max(_MIN_WINDOW, math.ceil(length / cells)), length)
     center = (torch.arange(cells, dtype=torch.float64) + 0.5) * (length / cells) - 0.5
     start = (center - (window - 1) / 2).round().clamp(0, length - window)
     middle, half = (window - 1) / 2, max(window / 2, 1)
     offsets = torch.arange(window, dtype=torch.float64)
-    return (start[:, None] + offsets).long(), (offsets - middle) / half, (center - start - middle) / half
+    indices = (start[:, None] + offsets).long()
+    return indices, (offsets - middle) / half, (center - start - middle) / half, length / cells / half
 
 
 def _fitted_planes(inverse: torch.Tensor, weights: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
@@ -225,12 +262,12 @@ def _is_on(planes: torch.Tensor, inverse: torch.Tensor, basis: torch.Tensor, res
     return (planes @ basis.T - inverse).abs() <= residual * inverse
 
 
-def _dominant_at_center(
+def _dominant_planes(
     inverse: torch.Tensor, basis: torch.Tensor, centers: torch.Tensor, min_share: float
 ) -> torch.Tensor:
-    """Inverse depth [cells] of the dominant surface at the cell centre, 0 where there is none."""
+    """Plane [cells 3] of the dominant surface, zeros where there is none that can be trusted at the cell's centre."""
     is_known = inverse > 0
-    best = torch.zeros_like(inverse[:, 0])
+    count = torch.zeros_like(is_known[:, 0], dtype=torch.int64)
     planes = torch.zeros_like(centers)
     is_on = torch.zeros_like(is_known)
     for start in _starts(inverse, basis):
@@ -238,14 +275,13 @@ def _dominant_at_center(
         for residual in _GROWTH:
             grown = _is_on(candidate, inverse, basis, residual) & is_known
             candidate = _fitted_planes(inverse, grown.float(), basis)
-        count = grown.sum(1)
-        is_better = count > best
-        best = torch.where(is_better, count.to(best), best)
+        is_better = grown.sum(1) > count
+        count = torch.where(is_better, grown.sum(1), count)
         planes = torch.where(is_better[:, None], candidate, planes)
         is_on = torch.where(is_better[:, None], grown, is_on)
-    at_center = (planes * centers).sum(1)
-    is_dominant = best >= min_share * is_known.sum(1)
-    return torch.where(is_dominant & _is_supported(at_center, is_on, inverse, basis, centers), at_center, 0.0)
+    is_dominant = count >= min_share * is_known.sum(1)
+    is_supported = _is_supported((planes * centers).sum(1), is_on, inverse, basis, centers)
+    return torch.where((is_dominant & is_supported)[:, None], planes, 0.0)
 
 
 def _starts(inverse: torch.Tensor, basis: torch.Tensor) -> list[torch.Tensor]:
@@ -275,23 +311,28 @@ def _is_supported(
 
 
 def _nearest_plane_depth(
-    planes: list[tuple[tuple[float, float, float], float]],
-    intrinsics: torch.Tensor,
-    image_size: tuple[int, int],
-    tilt_degrees: float,
+    planes: list[tuple[tuple[float, float, float], float]], cameras: Cameras, tilt_degrees: float
 ) -> torch.Tensor:
-    """z-depth [1 H W] of the nearest of `planes` (normal, distance along it, level world) at the pixel centres."""
-    height, width = image_size
+    """z-depth [frames H W] at the pixel centres of the nearest of `planes`: normal and distance along it, both in the
+    level frame of the first camera, the cameras on the near side.
+    """
+    height, width = cameras.image_size
     y, x = torch.meshgrid(torch.arange(height).double() + 0.5, torch.arange(width).double() + 0.5, indexing="ij")
-    rays = torch.stack([x, y, torch.ones_like(x)], dim=-1) @ torch.linalg.inv(intrinsics.double().cpu()).T
+    pixels = torch.stack([x, y, torch.ones_like(x)], dim=-1)
     sine, cosine = math.sin(math.radians(tilt_degrees)), math.cos(math.radians(tilt_degrees))
-    tilt = torch.tensor([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]], dtype=torch.float64)
-    level = rays @ tilt.T
-    depth = torch.full_like(x, math.inf)
-    for normal, distance in planes:
-        towards = level @ torch.tensor(normal, dtype=torch.float64)
-        depth = torch.where(towards > 0, torch.minimum(depth, distance / towards), depth)
-    return torch.where(torch.isfinite(depth), depth, 0.0).float()[None]
+    level = torch.tensor([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]], dtype=torch.float64)
+    maps = []
+    for cam2world, intrinsics in zip(cameras.cam2world, cameras.intrinsics, strict=True):
+        rays = pixels @ (level @ cam2world[:3, :3] @ torch.linalg.inv(intrinsics)).T
+        center = level @ cam2world[:3, 3]
+        depth = torch.full_like(x, math.inf)
+        for normal, distance in planes:
+            across = torch.tensor(normal, dtype=torch.float64)
+            towards, left = rays @ across, distance - float(center @ across)
+            # Behind a plane nothing is known: the camera has left the room.
+            depth = torch.where(towards > 0, torch.minimum(depth, left / towards), depth) if left > 0 else depth * 0
+        maps.append(torch.where(torch.isfinite(depth), depth, 0.0).float())
+    return torch.stack(maps)
 
 
 def _robust_center(values: torch.Tensor) -> tuple[float, float]:
