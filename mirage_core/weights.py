@@ -251,7 +251,7 @@ def branch_file(path: str | Path, *, layout: Layout | None = None) -> BranchFile
     width, channels = embedding[0], embedding[1]
     blocks = _block_count(found, file)
     ffn_width = found.get("vace_blocks.0.ffn.0.weight", (0,))[0]
-    _check_shapes(found, _branch_shapes(blocks, channels, width, ffn_width), file)
+    _check_shapes(found, branch_shapes(blocks, channels, width, ffn_width), file)
     spatia = re.search(r"control_weight|spatia", file, re.IGNORECASE) is not None
     description = BranchFile(
         file=file,
@@ -316,6 +316,26 @@ def lora_file(path: str | Path) -> LoraFile:
     )
 
 
+def branch_shapes(blocks: int, channels: int, width: int, ffn_width: int) -> dict[str, tuple[int, ...]]:
+    """Every tensor a side branch of these sizes has."""
+    linear = {}
+    for attention in ("self_attn", "cross_attn"):
+        linear |= {f"{attention}.{part}": (width, width) for part in "qkvo"}
+    linear |= {"ffn.0": (ffn_width, width), "ffn.2": (width, ffn_width), "after_proj": (width, width)}
+    shapes: dict[str, tuple[int, ...]] = {"vace_patch_embedding.weight": (width, channels, 1, 2, 2)}
+    shapes["vace_patch_embedding.bias"] = (width,)
+    for block in range(blocks):
+        prefix = f"vace_blocks.{block}."
+        for name, shape in linear.items() if block else [*linear.items(), ("before_proj", (width, width))]:
+            shapes[f"{prefix}{name}.weight"] = shape
+            shapes[f"{prefix}{name}.bias"] = shape[:1]
+        for attention in ("self_attn", "cross_attn"):
+            shapes[f"{prefix}{attention}.norm_q.weight"] = shapes[f"{prefix}{attention}.norm_k.weight"] = (width,)
+        shapes[f"{prefix}norm3.weight"] = shapes[f"{prefix}norm3.bias"] = (width,)
+        shapes[f"{prefix}modulation"] = (1, 6, width)
+    return shapes
+
+
 def _branch_names(shapes: Shapes, file: str) -> tuple[dict[str, str], set[str]]:
     """File name -> network name for every tensor, and the prefixes seen."""
     if not shapes:
@@ -370,26 +390,6 @@ def _block_count(found: Shapes, file: str) -> int:
             f"{file} lacks block {', '.join(map(str, gaps))} of the blocks 0 to {max(indices)}. Download it again."
         )
     return len(indices)
-
-
-def _branch_shapes(blocks: int, channels: int, width: int, ffn_width: int) -> dict[str, tuple[int, ...]]:
-    """Every tensor a side branch of these sizes has."""
-    linear = {}
-    for attention in ("self_attn", "cross_attn"):
-        linear |= {f"{attention}.{part}": (width, width) for part in "qkvo"}
-    linear |= {"ffn.0": (ffn_width, width), "ffn.2": (width, ffn_width), "after_proj": (width, width)}
-    shapes: dict[str, tuple[int, ...]] = {"vace_patch_embedding.weight": (width, channels, 1, 2, 2)}
-    shapes["vace_patch_embedding.bias"] = (width,)
-    for block in range(blocks):
-        prefix = f"vace_blocks.{block}."
-        for name, shape in linear.items() if block else [*linear.items(), ("before_proj", (width, width))]:
-            shapes[f"{prefix}{name}.weight"] = shape
-            shapes[f"{prefix}{name}.bias"] = shape[:1]
-        for attention in ("self_attn", "cross_attn"):
-            shapes[f"{prefix}{attention}.norm_q.weight"] = shapes[f"{prefix}{attention}.norm_k.weight"] = (width,)
-        shapes[f"{prefix}norm3.weight"] = shapes[f"{prefix}norm3.bias"] = (width,)
-        shapes[f"{prefix}modulation"] = (1, 6, width)
-    return shapes
 
 
 def _check_shapes(found: Shapes, expected: Shapes, file: str) -> None:
