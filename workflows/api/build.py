@@ -29,7 +29,7 @@ def models() -> dict[str, dict]:
 
 def start() -> dict[str, dict]:
     return {
-        "image": node("LoadImage", "Your picture", image="mirage_room.jpg"),
+        "image": node("LoadImage", "Your picture", image="example.png"),
         "path": node(
             "MirageCameraPath", "Camera Path", preset="out_and_back", amount=0.0, out_move="truck_right", length=97,
             speed=1.0, easing="ease", fov=0.0, width=1280, height=704, fps=16.0, keyframes="",
@@ -115,8 +115,8 @@ def long_flight() -> dict[str, dict]:
         prompts=PROMPT,
     )
     graph["positive"] = node("CLIPTextEncode", "Prompt of this segment", text=["start", 2], clip=["clip", 0])
-    graph |= segment("", ["start", 1], ["positive", 0], ["start", 3])
-    graph["end"] = node("MirageLoopEnd", "Segment Loop End", loop=["start", 0], memory=["write", 0])
+    graph |= segment("each_", ["start", 1], ["positive", 0], ["start", 3])
+    graph["end"] = node("MirageLoopEnd", "Segment Loop End", loop=["start", 0], memory=["each_write", 0])
     return graph | finish(["end", 0])
 
 

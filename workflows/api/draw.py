@@ -1,0 +1,165 @@
+"""Draws the API workflows onto the canvas with the real frontend: python workflows/api/draw.py SERVER_URL.
+
+Writes workflows/<name>.json and a screenshot workflows/<name>.jpg. Needs playwright, Chromium and a running ComfyUI
+that has this pack.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import urllib.request
+from io import BytesIO
+from pathlib import Path
+
+from build import long_flight, first_flight, numbered
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+WORKFLOWS = Path(__file__).parents[1]
+WAN22 = "https://huggingface.co/Comfy-Org/Wan_2.2_ComfyUI_Repackaged/resolve/main/split_files"
+WAN21 = "https://huggingface.co/Comfy-Org/Wan_2.1_ComfyUI_repackaged/resolve/main/split_files"
+MOGE = "https://huggingface.co/Comfy-Org/MoGe/resolve/main/geometry_estimation"
+MODELS = {
+    "model": ("diffusion_models", f"{WAN22}/diffusion_models/wan2.2_ti2v_5B_fp16.safetensors"),
+    "clip": ("text_encoders", f"{WAN21}/text_encoders/umt5_xxl_fp8_e4m3fn_scaled.safetensors"),
+    "vae": ("vae", f"{WAN22}/vae/wan2.2_vae.safetensors"),
+    "depth": ("geometry_estimation", f"{MOGE}/moge_2_vitl_normal_fp16.safetensors"),
+}
+# Rooms of the canvas: left edge, top edge; nodes of a room stand in columns.
+COLUMN, GAP = 400, 60
+NOTE = """**{title}**
+
+1. Load the models in the green group (the links of missing files open in the Model panel): Wan2.2 TI2V 5B, its VAE, the umt5 text encoder, a MoGe depth model.
+2. Choose your picture and a camera path. 33 frames are one segment, every further segment adds 32.
+3. Look at the blue/red overlay of Dynamic/Sky Mask: what keeps its colours will be remembered.
+4. Run. Each segment reads the memory, films, and writes what is new. Press Cancel at any time.
+
+No MoGe file? Put Simple Depth in its place. More help: the i button of every Mirage node."""
+Rooms = list[tuple[str, str, list[list[str]]]]
+
+
+def segment_columns(p: str) -> list[list[str]]:
+    return [
+        [f"{p}view", f"{p}view_preview"],
+        [f"{p}segment"],
+        [f"{p}decode", f"{p}frames", f"{p}geometry"],
+        [f"{p}mask", f"{p}mask_preview"],
+        [f"{p}write"],
+    ]
+
+
+START: Rooms = [
+    ("Models", "#3f5f4a", [["model", "clip", "vae", "depth", "negative"]]),
+    ("First picture and camera", "#3f4f6f", [["image", "path"], ["path_preview", "geometry"], ["mask", "mask_preview"], ["init"]]),
+]  # fmt: skip
+FINISH = ("Film", "#5f4a6f", [["film", "save"], ["report", "sheet"], ["coverage"]])
+ROOMS: dict[str, Rooms] = {
+    "first_flight": [
+        *START,
+        ("Segment 1", "#6f5a3f", [["positive"], *segment_columns("first_")]),
+        ("Segment 2", "#6f5a3f", segment_columns("second_")),
+        FINISH,
+    ],
+    "long_flight": [
+        *START,
+        ("One segment, repeated by the loop", "#6f5a3f", [["start", "positive"], *segment_columns("each_"), ["end"]]),
+        FINISH,
+    ],
+}
+GRAPHS = {"first_flight": first_flight, "long_flight": long_flight}
+TITLES = {"first_flight": "First flight: two segments wired by hand", "long_flight": "Long flight: a loop over segments"}
+ROWS = [["Models", "First picture and camera"], ["Segment 1", "Segment 2", "One segment, repeated by the loop", "Film"]]
+
+LAY_OUT = """([rooms, rows, models, note]) => {
+  const graph = app.graph, byId = (id) => graph.getNodeById(id);
+  let top = 0;
+  for (const row of rows) {
+    let left = 0, bottom = top;
+    for (const [title, color, columns] of rooms.filter(([title]) => row.includes(title))) {
+      const start = left;
+      for (const ids of columns) {
+        let y = top + 90, width = 0;
+        for (const id of ids) {
+          const node = byId(id), size = node.computeSize();
+          node.size = [Math.max(size[0], 320), Math.max(size[1], node.size[1] < 2000 ? size[1] : 0)];
+          if (['PreviewImage', 'SaveImage', 'LoadImage', 'SaveVideo'].includes(node.type)) node.size = [340, 340];
+          node.pos = [left + 30, y];
+          y += node.size[1] + 70;
+          width = Math.max(width, node.size[0]);
+        }
+        left += width + 60; bottom = Math.max(bottom, y);
+      }
+      const group = new LiteGraph.LGraphGroup(title);
+      group.color = color; group.pos = [start, top]; group.size = [left - start, 10];
+      group.mirageRow = row.join();
+      graph.add(group);
+      left += 60;
+    }
+    for (const group of graph._groups.filter((group) => group.mirageRow === row.join())) group.size = [group.size[0], bottom - top];
+    top = bottom + 80;
+  }
+  for (const [id, name, directory, url] of models) byId(id).properties.models = [{ name, url, directory }];
+  const text = LiteGraph.createNode('MarkdownNote');
+  text.pos = [-520, 0]; text.size = [460, 420]; text.widgets[0].value = note; text.title = 'How to fly';
+  graph.add(text);
+  return JSON.stringify(graph.serialize());
+}"""
+
+
+def open_canvas(browser, server: str):
+    settings = {
+        "Comfy.TutorialCompleted": True,
+        "Comfy.InstalledVersion": "1.47.12",
+        "Comfy.RightSidePanel.IsOpen": False,
+        "Comfy.VueNodes.Enabled": False,
+        "Comfy.Workflow.ShowMissingModelsWarning": False,
+    }
+    request = urllib.request.Request(
+        f"{server}/settings", json.dumps(settings).encode(), {"Content-Type": "application/json"}
+    )
+    urllib.request.urlopen(request).read()
+    page = browser.new_page(viewport={"width": 1600, "height": 1000})
+    page.goto(server)
+    page.wait_for_function("window.app && window.app.graph && window.LiteGraph", timeout=60000)
+    page.wait_for_timeout(1500)
+    return page
+
+
+def draw(page, name: str) -> None:
+    graph = GRAPHS[name]()
+    numbers = {node: index + 1 for index, node in enumerate(graph)}
+    page.evaluate("async (api) => { await app.loadApiJson(api, 'mirage') }", numbered(graph))
+    page.wait_for_timeout(1000)
+    rooms = [[title, color, [[numbers[n] for n in column] for column in columns]] for title, color, columns in ROOMS[name]]
+    models = [[numbers[node], url.rsplit("/", 1)[1], directory, url] for node, (directory, url) in MODELS.items()]
+    note = NOTE.format(title=TITLES[name])
+    drawn = json.loads(page.evaluate(LAY_OUT, [rooms, ROWS, models, note]))
+    for group in drawn.get("groups", []):
+        group.pop("mirageRow", None)
+    (WORKFLOWS / f"{name}.json").write_text(json.dumps(drawn, indent=1) + "\n")
+    page.evaluate("async (drawn) => { await app.loadGraphData(drawn) }", drawn)
+    page.wait_for_timeout(1500)
+    page.keyboard.press("Escape")
+    page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+    page.wait_for_timeout(1500)
+    picture = Image.open(BytesIO(page.screenshot())).convert("RGB")
+    picture.crop((60, 50, 1600, 1000)).resize((1000, 617), Image.Resampling.LANCZOS).save(
+        WORKFLOWS / f"{name}.jpg", quality=82
+    )
+
+
+def main() -> None:
+    server = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8188"
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = open_canvas(browser, server)
+        for name in GRAPHS:
+            draw(page, name)
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
