@@ -6,7 +6,7 @@ Only headers are read here (safetensors only: nothing is unpickled); loading the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -416,7 +416,7 @@ def _check_shapes(found: Shapes, expected: Shapes, file: str) -> None:
 
 
 def _resolve_layout(file: str, channels: int, chosen: Layout | None, known: Layout | None) -> Layout:
-    fitting = [layout for layout in LAYOUTS if layout_channels(layout) == channels]
+    fitting: list[Layout] = [layout for layout in LAYOUTS if layout_channels(layout) == channels]
     if not fitting:
         counts = ", ".join(str(count) for count in sorted({layout_channels(layout) for layout in LAYOUTS}))
         raise ValueError(
@@ -501,6 +501,6 @@ def _layer_words(layers: tuple[int, ...]) -> str:
     return ",".join(map(str, layers)) if len(layers) < 4 else f"{layers[0]},{layers[1]},..,{layers[-1]}"
 
 
-def _natural(name: str) -> Iterable:
+def _natural(name: str) -> list[tuple[int, str]]:
     """Sort key that counts block 10 after block 9."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]

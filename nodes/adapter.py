@@ -5,9 +5,12 @@ What the files are is decided in mirage_core.weights; how they act on a model is
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from weakref import WeakKeyDictionary
+from typing import cast
+from uuid import UUID, uuid4
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import comfy.lora
 import comfy.model_management
@@ -25,25 +28,27 @@ from .side_branch_module import build_side_branch
 Encoder = Callable[[torch.Tensor], torch.Tensor]
 
 
+class VaeEncoder:
+    """An Encoder that uses the host's VAE."""
+
+    def __init__(self, vae):
+        self.vae = vae  # LoadedBranch.white_latents keeps one white per VAE
+
+    def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
+        return to_normalised(self.vae.encode(pictures))
+
+
+# Branches that some Adapter still holds: another LoRA strength must not read gigabytes again.
+_LOADED: WeakValueDictionary = WeakValueDictionary()
+
+
 @dataclass(frozen=True, eq=False)
-class Adapter:
-    """A loaded side branch and / or LoRA.
+class LoadedBranch:
+    """A side branch in the host's hands. patcher: loads, moves and offloads its network, a SideBranch."""
 
-    patcher: the host's handle on the branch's network; it loads, moves and offloads it.
-    lora_tensors: tensors under the names of lora.names.
-    lora_strength: the user's; 1 is the training's.
-    """
-
-    branch: BranchFile | None = None
-    patcher: comfy.model_patcher.ModelPatcher | None = None
-    lora: LoraFile | None = None
-    lora_tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    lora_strength: float = 1.0
+    file: BranchFile
+    patcher: comfy.model_patcher.ModelPatcher
     _white: WeakKeyDictionary = field(default_factory=WeakKeyDictionary)
-
-    def words(self) -> str:
-        """What was found, for the user: one line per file."""
-        return "\n".join(found.words() for found in (self.branch, self.lora) if found is not None)
 
     def white_latents(self, frames: int, size: tuple[int, int], encode: Encoder) -> torch.Tensor:
         """[channels frames rows columns] of a white video of `frames` latent frames, encoded once per length and size.
@@ -57,13 +62,49 @@ class Adapter:
         return of_this_vae[key]
 
 
-def load_branch(path: str, *, layout: Layout | None = None) -> tuple[BranchFile, comfy.model_patcher.ModelPatcher]:
+@dataclass(frozen=True, eq=False)
+class LoadedLora:
+    """A LoRA's tensors under the names that mirage_core.weights gives them. identity: differs for every loading."""
+
+    file: LoraFile
+    tensors: Mapping[str, torch.Tensor]
+    identity: UUID = field(default_factory=uuid4)
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """A side branch, a LoRA, or both. lora_strength: the user's; 1 is the training's.
+
+    Raises ValueError when the two are made for models of different width.
+    """
+
+    branch: LoadedBranch | None = None
+    lora: LoadedLora | None = None
+    lora_strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.branch is None or self.lora is None or self.lora.file.width in (None, self.branch.file.width):
+            return
+        raise ValueError(
+            f"{self.lora.file.file} is for a model {self.lora.file.width} wide, {self.branch.file.file} for one "
+            f"{self.branch.file.width} wide. Use a side branch and a LoRA of the same training."
+        )
+
+    def words(self) -> str:
+        """What was found, for the user: one line per file."""
+        return "\n".join(loaded.file.words() for loaded in (self.branch, self.lora) if loaded is not None)
+
+
+def load_branch(path: str, *, layout: Layout | None = None) -> LoadedBranch:
     """Load a side branch the way the host loads its model patches.
 
     Raises ValueError, from mirage_core.weights, for a file that is not one complete side branch.
     """
     found = branch_file(path, layout=layout)
-    tensors = comfy.utils.load_torch_file(path, safe_load=True)
+    stamp = (path, os.stat(path).st_mtime_ns, os.stat(path).st_size)
+    if (loaded := _LOADED.get(stamp)) is not None:
+        return LoadedBranch(found, loaded)
+    tensors = cast(dict[str, torch.Tensor], comfy.utils.load_torch_file(path, safe_load=True))
     weights = {found.names[name]: tensor for name, tensor in tensors.items()}
     offload_device = comfy.model_management.unet_offload_device()
     network = build_side_branch(
@@ -75,43 +116,26 @@ def load_branch(path: str, *, layout: Layout | None = None) -> tuple[BranchFile,
     )
     network.load_state_dict(weights, strict=True, assign=patcher.is_dynamic())
     network.requires_grad_(False).eval()
-    return found, patcher
+    _LOADED[stamp] = patcher
+    return LoadedBranch(found, patcher)
 
 
-def load_lora(path: str) -> tuple[LoraFile, dict[str, torch.Tensor]]:
+def load_lora(path: str) -> LoadedLora:
     """Load a LoRA's tensors under normalised names.
 
     Raises ValueError, from mirage_core.weights, for a file that is not one complete LoRA of the model.
     """
     found = lora_file(path)
-    tensors = comfy.utils.load_torch_file(path, safe_load=True)
-    return found, {found.names[name]: tensor for name, tensor in tensors.items()}
+    tensors = cast(dict[str, torch.Tensor], comfy.utils.load_torch_file(path, safe_load=True))
+    return LoadedLora(found, {found.names[name]: tensor for name, tensor in tensors.items()})
 
 
-def check_pair(branch: BranchFile | None, lora: LoraFile | None) -> None:
-    """Raise ValueError when side branch and LoRA are made for models of different width."""
-    if branch is not None and lora is not None and lora.width not in (None, branch.width):
-        raise ValueError(
-            f"{lora.file} is for a model {lora.width} wide, {branch.file} for one {branch.width} wide. "
-            "Use a side branch and a LoRA of the same training."
-        )
-
-
-def vae_encoder(vae) -> Encoder:
-    """An Encoder that uses the host's VAE."""
-
-    def encode(pictures: torch.Tensor) -> torch.Tensor:
-        return to_normalised(vae.encode(pictures))
-
-    encode.vae = vae  # Adapter.white_latents keeps one white per VAE
-    return encode
-
-
-def lora_patches(model, found: LoraFile, tensors: Mapping[str, torch.Tensor]) -> dict:
+def lora_patches(model, lora: LoadedLora) -> dict:
     """The host's weight patches for this model.
 
     Raises ValueError unless every module of the LoRA exists in the model with a weight of the right shape.
     """
+    found, tensors = lora.file, lora.tensors
     known = comfy.lora.model_lora_keys_unet(model.model, {})
     weights = model.model.state_dict()
     absent = [module for module in found.modules if f"diffusion_model.{module}" not in known]

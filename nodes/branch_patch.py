@@ -15,7 +15,7 @@ from comfy.patcher_extension import WrappersMP
 from ..mirage_core.camera import Cameras
 from ..mirage_core.references import default_voxel_size, select_references, shown_voxels
 from ..mirage_core.side_branch import BranchInput, branch_context, hole_pictures, memory_frames
-from .adapter import Adapter, Encoder, lora_patches
+from .adapter import Adapter, Encoder, LoadedBranch, LoadedLora, lora_patches
 from .side_branch_module import BranchPass, SideBranch
 
 if TYPE_CHECKING:
@@ -57,23 +57,24 @@ def apply_memory(
     check_model(model)
     patched = model.clone()
     if adapter is not None and adapter.lora is not None:
-        _add_lora(patched, adapter)
+        _add_lora(patched, adapter.lora, adapter.lora_strength * adapter.lora.file.strength)
     if strength == 0:
         return patched
+    branch = None if adapter is None else adapter.branch
     context = None
-    if adapter is not None and adapter.branch is not None:
-        context = _context(adapter, view, preceding_view, encode, hole_map)
+    if branch is not None:
+        context = _context(branch, view, preceding_view, encode, hole_map)
     branch_input = BranchInput(
         target_frames=view.latents.shape[1],
         context=context,
         references=references,
         preceding=preceding_latents,
-        token_order="ref_target_preceding" if adapter is None or adapter.branch is None else adapter.branch.token_order,
+        token_order="ref_target_preceding" if branch is None else branch.file.token_order,
     )
     if context is None and branch_input.frames == branch_input.target_frames:
         return patched
     _check_size(view)
-    _add_wrappers(patched, adapter, branch_input, strength, start_percent, end_percent)
+    _add_wrappers(patched, branch, branch_input, strength, start_percent, end_percent)
     return patched
 
 
@@ -155,7 +156,7 @@ def _check_size(view: MemoryView) -> None:
 
 
 def _context(
-    adapter: Adapter,
+    branch: LoadedBranch,
     view: MemoryView,
     preceding_view: MemoryView | None,
     encode: Encoder | None,
@@ -165,10 +166,10 @@ def _context(
     views = [view] if preceding_view is None else [view, preceding_view]
     latents = torch.cat([one.latents for one in views], dim=1)
     is_covered = torch.cat([one.is_covered for one in views])
-    layout = adapter.branch.layout
+    layout = branch.file.layout
     second = None
     if layout == "white_latent" and encode is not None:
-        second = adapter.white_latents(latents.shape[1], tuple(latents.shape[2:]), encode)
+        second = branch.white_latents(latents.shape[1], (latents.shape[2], latents.shape[3]), encode)
     elif layout == "hole_map":
         second = hole_map
         if second is None and encode is not None:
@@ -176,34 +177,38 @@ def _context(
     return branch_context(latents, is_covered, layout, second)
 
 
-def _add_lora(patched, adapter: Adapter) -> None:
-    strength = adapter.lora_strength * adapter.lora.strength
+def _add_lora(patched, lora: LoadedLora, strength: float) -> None:
     if strength == 0:
         return
     base = patched.patches_uuid
-    patched.add_patches(lora_patches(patched, adapter.lora, adapter.lora_tensors), strength)
+    patched.add_patches(lora_patches(patched, lora), strength)
     # The host patches weights anew whenever this id changes; the same LoRA on the same model must not, per segment.
-    patched.patches_uuid = uuid.uuid5(base, f"{id(adapter.lora_tensors)} {strength}")
+    patched.patches_uuid = uuid.uuid5(base, f"{lora.identity} {strength}")
 
 
 def _add_wrappers(
-    patched, adapter: Adapter | None, branch_input: BranchInput, strength, start_percent, end_percent
+    patched,
+    branch: LoadedBranch | None,
+    branch_input: BranchInput,
+    strength: float,
+    start_percent: float,
+    end_percent: float,
 ) -> None:
     network = patched.get_model_object("diffusion_model")
-    branch, layers = None, ()
-    if branch_input.context is not None:
-        layers = adapter.branch.layers(network.dim, len(network.blocks))
-        branch = adapter.patcher.model
-        if branch.heads != network.num_heads:
+    module, layers = None, ()
+    if branch is not None:
+        layers = branch.file.layers(network.dim, len(network.blocks))
+        module = branch.patcher.model
+        if module.heads != network.num_heads:
             raise ValueError(
-                f"{adapter.branch.file} has {branch.heads} attention heads, the connected model {network.num_heads}. "
+                f"{branch.file.file} has {module.heads} attention heads, the connected model {network.num_heads}. "
                 "Load the model it was trained for."
             )
-        patched.set_additional_models(_KEY, [adapter.patcher])
+        patched.set_additional_models(_KEY, [branch.patcher])
     sampling = patched.get_model_object("model_sampling")
     memory = MemoryInModel(
         branch_input,
-        branch,
+        module,
         layers,
         strength=strength,
         sigmas=(sampling.percent_to_sigma(start_percent), sampling.percent_to_sigma(end_percent)),
@@ -259,9 +264,10 @@ class MemoryInModel:
         model, options = executor.class_obj, dict(transformer_options or {})
         tokens_per_frame = (x.shape[3] // 2) * (x.shape[4] // 2)
         run = None
-        if self._branch is not None and self._is_active(options.get("sigmas")):
+        context_latents = self._input.context
+        if self._branch is not None and context_latents is not None and self._is_active(options.get("sigmas")):
             frames = self._input.seen_by_branch.stop - self._input.seen_by_branch.start
-            tokens = self._branch.embedded(self._input.context.to(x.device), frames, x.dtype)
+            tokens = self._branch.embedded(context_latents.to(x.device), frames, x.dtype)
             run = BranchPass(self._branch, self._layers, tokens)
         positions = self._positions(model, x, options)
         existing = options.get("patches_replace", {}).get("dit", {})

@@ -87,12 +87,12 @@ class FlowUniPC:
         self._sigmas = sigmas
         self._half_log_snr = [self._lambda(sigma) for sigma in sigmas]
         self._denoised: list[torch.Tensor] = []
-        self._latents: torch.Tensor | None = None
+        self._latents = torch.empty(0)
         self._order = 0
 
     def step(self, index: int, latents: torch.Tensor, denoised: torch.Tensor) -> torch.Tensor:
         """Latents at noise level index + 1, from the latents at level index and what the model made of them."""
-        if self._latents is not None:
+        if self._denoised:
             latents = self._corrected(index, denoised)
         self._denoised = [*self._denoised[-1:], denoised]
         self._latents = latents

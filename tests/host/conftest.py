@@ -82,8 +82,7 @@ def model(host, models):
 def adapter(pack, models):
     """The reference's tiny branch through our loader."""
     loading = pack("adapter")
-    branch, patcher = loading.load_branch(str(models / "tiny_vace.safetensors"), layout="white_latent")
-    return loading.Adapter(branch, patcher)
+    return loading.Adapter(loading.load_branch(str(models / "tiny_vace.safetensors"), layout="white_latent"))
 
 
 @pytest.fixture(scope="session")

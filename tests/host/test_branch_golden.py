@@ -49,8 +49,8 @@ def test_lora_of_either_naming_equals_the_reference(
     description, tensors = golden("dit_forward")
     case = next(case for case in description["cases"] if case["name"] == "r3_p2")
     loading = pack("adapter")
-    lora, lora_tensors = loading.load_lora(str(golden_folder / f"{file}.safetensors"))
-    with_lora = loading.Adapter(adapter.branch, adapter.patcher, lora, lora_tensors, strength)
+    lora = loading.load_lora(str(golden_folder / f"{file}.safetensors"))
+    with_lora = loading.Adapter(adapter.branch, lora, strength)
     output, _ = run_case(pack, forward, view_of, model, with_lora, case, tensors)
     expected = tensors[f"lora_{'peft' if 'peft' in file else 'pipe'}_a{strength}/output"][:, :, 3:6]
     assert (output - expected).abs().max() <= TOLERANCE
