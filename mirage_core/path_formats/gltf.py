@@ -257,7 +257,9 @@ def _local(node: dict[str, Any], index: int, curves: dict[str, _Curve], times: n
 def _sampled(curve: _Curve, times: np.ndarray, name: str) -> np.ndarray:
     """[samples width] values of a curve at the times, held before its first and after its last keyframe."""
     keys, values, how = curve
-    left = np.clip(np.searchsorted(keys, times, side="right") - 1, 0, len(keys) - 1)
+    # Keyframe times are float32: without the margin a sample meant to be on a key would fall just before it.
+    margin = 1e-6 + 1e-6 * np.abs(times)
+    left = np.clip(np.searchsorted(keys, times + margin, side="right") - 1, 0, len(keys) - 1)
     right = np.minimum(left + 1, len(keys) - 1)
     span = np.where(right > left, keys[right] - keys[left], 1.0)
     t = np.clip((times - keys[left]) / span, 0, 1)[:, None]
