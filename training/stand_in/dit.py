@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import torch
 
@@ -19,30 +20,51 @@ def dit_metadata(heads: int) -> dict[str, str]:
 
 
 def forgetful_dit(*, dim: int = 256, layers: int = 2, seed: int = 0) -> Weights:
-    """A model that knows no pictures: it takes everything it is shown for noise and predicts that noise.
+    """A model that knows no pictures: it takes everything it is shown for noise.
 
-    The patch embedding is orthonormal and free of mean, so the LayerNorm of the head returns the token at unit norm and
-    the transposed embedding gives it back: velocity = noise. What nothing guides decays to the neutral latent (grey);
-    what the sampler is guided to stays. The blocks add a few percent, so that seeds and prompts matter a little.
+    Its velocity is x / sigma, so that its clean picture is the neutral latent (grey). What nothing guides turns grey;
+    what the sampler is guided to stays. The blocks add a little, so that seeds and prompts are not without effect.
+
+    How: the patch embedding W is orthonormal, and its bias is long and orthogonal to it, so that the LayerNorm of the
+    head divides by nearly a constant; W transposed gives x back; the time modulation of the head is 1 / sigma.
 
     Raises ValueError where dim is too small to hold a token.
     """
-    if dim <= _PATCH:
+    if dim < _PATCH + 2:
         raise ValueError(f"dim is {dim}; a token has {_PATCH} numbers and needs a larger dim. Use 256.")
     weights = random_dit(dim=dim, layers=layers, seed=seed)
     for key, weight in weights.items():
-        if key.startswith("blocks.") and key.endswith(("attn.o.weight", "ffn.2.weight")):
+        if key.startswith("blocks.") and (".o." in key or ".ffn.2." in key):
             weights[key] = weight * 0.01
-    embedding = _orthonormal_without_mean(dim, seed)
+        if key.startswith("time_") or "head." in key:
+            weights[key] = torch.zeros_like(weight)
+    embedding = _token_axes(dim, seed)
+    bias = torch.zeros(dim)
+    # Two numbers carry the bias: spread over all of them it would drown the token in half precision.
+    bias[0], bias[1] = 100.0, -100.0
     weights["patch_embedding.weight"] = embedding.view(dim, 48, 1, 2, 2)
-    weights["patch_embedding.bias"] = torch.zeros(dim)
-    # A token of noise has norm sqrt(_PATCH); the LayerNorm gives it sqrt(dim).
-    weights["head.head.weight"] = (_PATCH / dim) ** 0.5 * _by_place(embedding.T)
-    weights["head.head.bias"] = torch.zeros(_PATCH)
-    weights["head.modulation"] = torch.zeros(1, 2, dim)
-    for key in ("time_embedding.2.weight", "time_embedding.2.bias"):
-        weights[key] = torch.zeros_like(weights[key])
+    weights["patch_embedding.bias"] = bias
+    length = (bias.square().sum() + _PATCH).sqrt()
+    weights["head.head.weight"] = _by_place(embedding.T) * length / dim**0.5
+    _write_inverse_sigma(weights)
     return weights
+
+
+def _write_inverse_sigma(weights: Weights) -> None:
+    """Make every number of the time embedding 1 / sigma - 1, down to sigma = 0.02.
+
+    Piecewise linear in the lowest sine of the timestep, which is nearly straight. All pieces are positive and vanish at
+    sigma = 1, so that half precision does no harm.
+    """
+    hidden = len(weights["time_embedding.0.bias"])
+    knots = torch.logspace(math.log10(0.02), 0, hidden + 1, dtype=torch.float64)
+    sines = torch.sin(1000 * knots * 10000 ** -((_FREQ_DIM // 2 - 1) / (_FREQ_DIM // 2)))
+    slopes = -(1 / knots).diff() / sines.diff()  # positive, falling
+    bends = slopes - torch.cat([slopes[1:], slopes.new_zeros(1)])
+    sharpness = 3e4  # SiLU is a ReLU then, and float16 still holds it
+    weights["time_embedding.0.weight"][:, -1] = -sharpness
+    weights["time_embedding.0.bias"][:] = sharpness * sines[1:]
+    weights["time_embedding.2.weight"][:] = bends / sharpness
 
 
 def random_dit(*, dim: int = 128, layers: int = 2, seed: int = 0) -> Weights:
@@ -83,8 +105,9 @@ def _by_place(rows: torch.Tensor) -> torch.Tensor:
     return rows.reshape(48, 4, -1).transpose(0, 1).reshape(_PATCH, -1)
 
 
-def _orthonormal_without_mean(dim: int, seed: int) -> torch.Tensor:
-    """[dim _PATCH] orthonormal columns that are all orthogonal to the vector of ones."""
-    columns = torch.randn(dim, _PATCH + 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+def _token_axes(dim: int, seed: int) -> torch.Tensor:
+    """[dim _PATCH] orthonormal columns, all orthogonal to the vector of ones and to the embedding's bias."""
+    columns = torch.randn(dim, _PATCH + 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     columns[:, 0] = 1
-    return torch.linalg.qr(columns)[0][:, 1:].float()
+    columns[:, 1] = torch.eye(dim, dtype=torch.float64)[0] - torch.eye(dim, dtype=torch.float64)[1]
+    return torch.linalg.qr(columns)[0][:, 2:].float()

@@ -213,10 +213,9 @@ def _room_color(points: torch.Tensor) -> torch.Tensor:
     back = z > _BACK - 1e-3
     wall[back] = torch.tensor([0.56, 0.66, 0.60])
     wall[(y > _FLOOR - 0.11) & (y < _FLOOR - 1e-3)] = torch.tensor([0.90, 0.88, 0.82])
-    _hang_picture(wall, back & _inside(x, y, (-0.75, -0.72), (0.35, 0.18)), x, y)
-    _hang_picture(wall, back & _inside(x, y, (0.62, -0.55), (1.22, 0.25)), x * 1.7 + 2, y)
-    right = x > _RIGHT - 1e-3
-    _hang_picture(wall, right & _inside(z, y, (2.0, -0.75), (2.75, 0.15)), z * 1.3, y)
+    _hang_picture(wall, back, x, y, (-0.75, -0.72), (0.35, 0.18))
+    _hang_picture(wall, back, x, y, (0.62, -0.55), (1.22, 0.25))
+    _hang_picture(wall, x > _RIGHT - 1e-3, z, y, (2.0, -0.75), (2.75, 0.15))
     wall[y < _CEILING + 1e-3] = torch.tensor([0.92, 0.91, 0.88])
     floor = y > _FLOOR - 1e-3
     wall[floor] = _floor_color(x, z)[floor]
@@ -239,16 +238,12 @@ def _floor_color(x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
     return torch.where(rug[:, None], woven, wood)
 
 
-def _inside(a: torch.Tensor, b: torch.Tensor, low: tuple[float, float], high: tuple[float, float]) -> torch.Tensor:
-    return (a > low[0]) & (a < high[0]) & (b > low[1]) & (b < high[1])
-
-
-def _hang_picture(wall: torch.Tensor, where: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
-    """A framed landscape; `a` and `b` are positions on the wall."""
-    if not where.any():
-        return
-    a, b = a[where], b[where]
-    u, v = (a - a.min()) / (a.max() - a.min() + 1e-6), (b - b.min()) / (b.max() - b.min() + 1e-6)
+def _hang_picture(
+    wall: torch.Tensor, on_wall: torch.Tensor, a: torch.Tensor, b: torch.Tensor, low: tuple, high: tuple
+) -> None:
+    """A framed landscape between the corners `low` and `high`, given like `a` and `b` along the wall in metres."""
+    where = on_wall & (a > low[0]) & (a < high[0]) & (b > low[1]) & (b < high[1])
+    u, v = (a[where] - low[0]) / (high[0] - low[0]), (b[where] - low[1]) / (high[1] - low[1])
     hill = 0.55 + 0.14 * torch.sin(u * 7 + 1)
     paint = torch.where((v > hill)[:, None], torch.tensor([0.20, 0.38, 0.30]), torch.tensor([0.92, 0.66, 0.36]))
     paint = torch.where((v > hill + 0.2)[:, None], torch.tensor([0.12, 0.22, 0.30]), paint)
