@@ -130,7 +130,9 @@ def unproject_cells(depth: torch.Tensor, cameras: Cameras, grid: LatentGrid) -> 
     """
     frames, rows, columns = depth.shape
     if len(cameras) != frames:
-        raise ValueError(f"There are {frames} depth maps and {len(cameras)} cameras; one camera per depth map is needed.")
+        raise ValueError(
+            f"There are {frames} depth maps and {len(cameras)} cameras; one camera per depth map is needed."
+        )
     at_cells = cameras.resized((rows, columns))
     x = torch.arange(columns, dtype=torch.float64) + grid.cell_offset
     y = torch.arange(rows, dtype=torch.float64) + grid.cell_offset

@@ -83,14 +83,18 @@ class LatentGrid:
     def check_latents(self, latents: torch.Tensor) -> None:
         """Raise ValueError unless `latents` is [channels frames rows columns] with this grid's channels, and finite."""
         if latents.ndim != 4:
-            raise ValueError(f"latents are [channels frames rows columns]; this tensor has shape {list(latents.shape)}.")
+            raise ValueError(
+                f"latents are [channels frames rows columns]; this tensor has shape {list(latents.shape)}."
+            )
         if latents.shape[0] != self.channels:
             raise ValueError(
                 f"latents have {latents.shape[0]} channels; this model's have {self.channels}. "
                 "Connect the VAE that belongs to the model (Wan2.2 TI2V uses the Wan2.2 VAE, not Wan2.1)."
             )
         if not torch.isfinite(latents).all():
-            raise ValueError("latents contain NaN or infinite values. Check the image and the VAE precision (use fp32 or bf16).")
+            raise ValueError(
+                "latents contain NaN or infinite values. Check the image and the VAE precision (use fp32 or bf16)."
+            )
 
 
 WAN22 = LatentGrid()

@@ -201,10 +201,10 @@ def lift(
     exact_points = unproject_cells(exact_depth, cameras, grid)
     sides = _cell_sides(exact_points, exact_depth, is_known, cameras)
     points = exact_points.to(depth.dtype)
-    is_kept = is_known & points.isfinite().all(dim=-1)
+    footprints = sides.norm(dim=-1).amax(dim=-1).to(depth.dtype)
+    is_kept = is_known & points.isfinite().all(dim=-1) & footprints.isfinite()
     if is_static is not None:
         is_kept &= is_static.to(latents.device).bool()
-    kept_sides = sides[is_kept].to(depth.dtype)
     frame = torch.arange(shape[0], dtype=torch.int32, device=latents.device) + first_latent_index
     if confidence is None:
         confidence = torch.ones(shape, device=latents.device)
@@ -213,8 +213,8 @@ def lift(
         latents=latents.movedim(0, -1)[is_kept],
         latent_index=frame[:, None, None].expand(shape)[is_kept],
         confidence=confidence.to(latents.device, torch.float32)[is_kept],
-        footprints=kept_sides.norm(dim=-1).amax(dim=-1),
-        sides=kept_sides,
+        footprints=footprints[is_kept],
+        sides=sides[is_kept].to(depth.dtype),
     )
 
 
