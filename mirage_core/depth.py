@@ -186,27 +186,27 @@ def _frame_depth(depth: torch.Tensor, size: tuple[int, int], min_share: float, m
 
 
 def _is_ramp(at_center: torch.Tensor, step_x: torch.Tensor, step_y: torch.Tensor) -> torch.Tensor:
-    """[rows columns] True for steep planes that no neighbour in the direction of their slope continues.
+    """[rows columns] True for steep planes that only lead from the surface on one side to that on the other.
 
     Depth models smear an edge over some pixels. Where such a ramp fills a cell it is a plane like any other, only that
-    the surfaces on both sides of it are somewhere else. A real slanted surface goes on at least on one side.
+    nothing is there. What is really slanted either goes on into a neighbour or ends at a step in depth.
     at_center, step_x, step_y: [rows columns] inverse depth, and its change from one cell to the next (0 = no surface).
     """
-    is_continued = torch.ones_like(at_center, dtype=torch.bool)
     is_across = step_x.abs() > step_y.abs()
-    for step, dim in ((step_x, 1), (step_y, 0)):
-        is_steep = (step.abs() > _STEEP * at_center) & (is_across if dim == 1 else ~is_across)
-        agrees = torch.zeros_like(is_continued)
+    is_ramp = torch.zeros_like(is_across)
+    for step, dim, is_steepest in ((step_x, 1, is_across), (step_y, 0, ~is_across)):
+        is_bridge = is_steepest & (step.abs() > _STEEP * at_center)
         for side in (-1, 1):
             beside, step_beside = at_center.roll(-side, dim), step.roll(-side, dim)
-            is_on_it = (beside - at_center - side * step).abs() < 0.25 * step.abs()
-            # Where a slope bends, into a wall or around a column, no point is on it but the slope is nearly the same.
-            agrees |= is_on_it | (step_beside / step > 0.5)
+            # Rise towards this neighbour, where 1 is what the plane itself would rise.
+            rise = side * (beside - at_center) / step
+            goes_on = ((rise - 1).abs() < 0.25) | (step_beside / step > 0.5)
+            is_bridge &= (beside == 0) | ((rise > 0) & (rise < 1.25) & ~goes_on)
         # The border of the picture may cut off the side on which the surface goes on.
-        agrees.select(dim, 0).fill_(True)
-        agrees.select(dim, -1).fill_(True)
-        is_continued &= agrees | ~is_steep
-    return ~is_continued
+        is_bridge.select(dim, 0).fill_(False)
+        is_bridge.select(dim, -1).fill_(False)
+        is_ramp |= is_bridge
+    return is_ramp
 
 
 @dataclass(frozen=True)
@@ -329,9 +329,9 @@ def _nearest_plane_depth(
         for normal, distance in planes:
             across = torch.tensor(normal, dtype=torch.float64)
             towards, left = rays @ across, distance - float(center @ across)
-            # Behind a plane nothing is known: the camera has left the room.
-            depth = torch.where(towards > 0, torch.minimum(depth, left / towards), depth) if left > 0 else depth * 0
-        maps.append(torch.where(torch.isfinite(depth), depth, 0.0).float())
+            # Behind a plane, out of the room, every depth is negative and so unknown below.
+            depth = torch.minimum(depth, torch.where(towards > 0, left / towards, math.inf if left > 0 else -1.0))
+        maps.append(torch.where(torch.isfinite(depth) & (depth > 0), depth, 0.0).float())
     return torch.stack(maps)
 
 
