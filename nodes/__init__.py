@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .branch_nodes import ApplyMirageMemory, FlowUniPCSampler, LoadMirageAdapter, register_model_folder
 from .camera_nodes import CameraPathNode
 from .film_nodes import DecodeFilm, FilmReport
 from .geometry_nodes import DynamicSkyMask, FramesForDepth, SimpleDepth
@@ -27,8 +28,13 @@ NODES: list[type[io.ComfyNode]] = [
     LoopFilm,
     DecodeFilm,
     FilmReport,
+    LoadMirageAdapter,
+    ApplyMirageMemory,
+    FlowUniPCSampler,
     StandInText,
 ]
+
+register_model_folder()
 
 
 class MirageExtension(ComfyExtension):

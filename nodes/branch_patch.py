@@ -90,9 +90,11 @@ def apply_rollout(
     start_percent: float = 0.0,
     end_percent: float = 1.0,
     encode: Encoder | None = None,
+    extra_references: torch.Tensor | None = None,
 ):
     """apply_memory for the next segment of a film: references and preceding frames are taken from the film so far.
 
+    extra_references: [channels n rows columns] latents that the user chose; they go before those of the film.
     Without an adapter both stay away: a stock model has not learned to read them.
     Raises ValueError as apply_memory.
     """
@@ -102,6 +104,8 @@ def apply_rollout(
         references = reference_latents(
             rollout, max_references=max_references, preceding=0 if preceding is None else preceding[0].shape[1]
         )
+        chosen = [latents for latents in (extra_references, references) if latents is not None]
+        references = torch.cat(chosen, dim=1) if chosen else None
     return apply_memory(
         model,
         adapter,

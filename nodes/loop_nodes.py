@@ -7,6 +7,7 @@ on the canvas; its originals never run (Start blocks them), only the clones do.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from comfy_api.latest import io
@@ -20,7 +21,7 @@ START_ID, END_ID, STEP_ID, FILM_ID = "MirageLoopStart", "MirageLoopEnd", "Mirage
 MAX_SEGMENTS = 1000
 _SEED_RANGE = 2**64
 # Outputs of Start, by position.
-_LOOP, _MEMORY, _PROMPT, _SEED, _INDEX = range(5)
+_LOOP, _MEMORY, _PROMPT, _SEED, _INDEX, _STRENGTH = range(6)
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Turn:
 
     seed: int
     prompt: str
+    strength: float
 
 
 class SegmentLoopStart(io.ComfyNode):
@@ -69,6 +71,12 @@ class SegmentLoopStart(io.ComfyNode):
                     tooltip="What each segment shows: one line per segment. The last line serves all further segments; "
                     "an empty line repeats the one before.",
                 ),
+                io.String.Input(
+                    "strengths",
+                    default="1",
+                    tooltip="How strongly each segment obeys the memory: numbers separated by spaces or commas; the last serves "
+                    "all further segments. Only used where strength is connected to Generate Segment.",
+                ),
             ],
             outputs=[
                 MirageLoop.Output(display_name="loop", tooltip="Connect to loop on Segment Loop End; this wire pairs the two."),
@@ -76,18 +84,19 @@ class SegmentLoopStart(io.ComfyNode):
                 io.String.Output(display_name="prompt", tooltip="The prompt of this segment; connect to text of CLIP Text Encode."),
                 io.Int.Output(display_name="seed", tooltip="The seed of this segment; connect to Generate Segment."),
                 io.Int.Output(display_name="index", tooltip="Number of this segment in the loop, from 0."),
+                io.Float.Output(display_name="strength", tooltip="The strength of this segment; connect to Generate Segment."),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, memory, segments, seed, seed_mode, prompts, path=None) -> io.NodeOutput:
+    def execute(cls, memory, segments, seed, seed_mode, prompts, strengths="1", path=None) -> io.NodeOutput:
         count = segments or len(_redirected(memory, path).plan) - memory.segments_done
-        turns = loop_turns(count, seed, seed_mode, prompts)
+        turns = loop_turns(count, seed, seed_mode, prompts, strengths)
         if cls.hidden.dynprompt.get_parent_node_id(cls.hidden.unique_id) is None:
             # On the canvas only the pairing wire carries a value: a preview in the body must not run a stray segment.
-            return io.NodeOutput(turns, *[ExecutionBlocker(None)] * 4)
-        return io.NodeOutput(turns, memory, prompt_of(prompts, 0), seed, 0)
+            return io.NodeOutput(turns, *[ExecutionBlocker(None)] * 5)
+        return io.NodeOutput(turns, memory, turns[0].prompt, seed, 0, turns[0].strength)
 
 
 class SegmentLoopEnd(io.ComfyNode):
@@ -206,19 +215,38 @@ def seed_of(seed: int, mode: str, index: int) -> int:
     return mixed ^ (mixed >> 31)
 
 
-def loop_turns(count: int, seed: int, seed_mode: str, prompts: str) -> tuple[Turn, ...]:
-    """Seed and prompt of every turn of a loop. Raises ValueError for no segments, or more than a loop can hold."""
+def strength_of(strengths: str, index: int) -> float:
+    """The strength of segment `index`; the last number serves the rest. Raises ValueError for what is no number >= 0."""
+    words = strengths.replace(",", " ").split() or ["1"]
+    word = words[min(index, len(words) - 1)]
+    try:
+        strength = float(word)
+    except ValueError:
+        strength = math.nan
+    if not (math.isfinite(strength) and strength >= 0):
+        raise ValueError(
+            f"strengths has {word!r} for segment {index + 1}; it needs numbers from 0 up, such as 1 0.8 0.5."
+        )
+    return strength
+
+
+def loop_turns(count: int, seed: int, seed_mode: str, prompts: str, strengths: str = "1") -> tuple[Turn, ...]:
+    """What differs in every turn of a loop. Raises ValueError for no segments, or more than a loop can hold."""
     if not 1 <= count <= MAX_SEGMENTS:
         raise ValueError(
             f"The loop has {count} segments; it needs 1 to {MAX_SEGMENTS}. "
             "When the path is filmed to its end, connect a new path to Segment Loop Start."
         )
-    return tuple(Turn(seed_of(seed, seed_mode, index), prompt_of(prompts, index)) for index in range(count))
+    return tuple(
+        Turn(seed_of(seed, seed_mode, index), prompt_of(prompts, index), strength_of(strengths, index))
+        for index in range(count)
+    )
 
 
 def _typed_turns(settings: dict) -> tuple[Turn, ...] | None:
     """The turns when all settings of Start are typed in, or None when one is connected or the path has to be counted."""
     values = [settings.get(name) for name in ("segments", "seed", "seed_mode", "prompts")]
+    values.append(settings.get("strengths", "1"))
     if any(value is None or is_link(value) for value in values) or values[0] == 0:
         return None
     return loop_turns(*values)
@@ -257,7 +285,13 @@ def _unrolled(prompt, graph: GraphBuilder, *, start: str, end: str, turns: tuple
         if index == 0 and "path" in settings:
             step.set_input("path", settings["path"])
         step.set_override_display_id(start)
-        outputs = {_MEMORY: step.out(0), _PROMPT: turn.prompt, _SEED: turn.seed, _INDEX: index}
+        outputs = {
+            _MEMORY: step.out(0),
+            _PROMPT: turn.prompt,
+            _SEED: turn.seed,
+            _INDEX: index,
+            _STRENGTH: turn.strength,
+        }
         clones = {node: graph.node(prompt.get_node(node)["class_type"], f"i{index}.{node}") for node in body}
 
         def moved(value, clones=clones, outputs=outputs):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import comfy.model_base
 import comfy.model_management
 import comfy.sample
+import comfy.samplers
 import comfy.utils
 import latent_preview
 import torch
@@ -16,7 +17,10 @@ from server import PromptServer
 
 from ..mirage_core.rollout import Rollout
 from ..mirage_core.zbuffer import MemoryView
+from .flow_unipc import flow_sigmas, flow_unipc_sampler
 from .host_latents import to_host, to_normalised
+
+MIRAGE_SAMPLER, MIRAGE_SCHEDULE = "mirage_unipc", "mirage"
 
 
 def check_model(model) -> None:
@@ -57,6 +61,18 @@ def with_guidance(model, view: MemoryView, *, strength: float, end_percent: floa
 
     guided.set_model_sampler_post_cfg_function(pull)
     return guided
+
+
+def schedule(model, sampler_name: str, scheduler: str, steps: int):
+    """(SAMPLER, SIGMAS) by name; the released ones of Mirage, or the host's."""
+    model_sampling = model.get_model_object("model_sampling")
+    if scheduler == MIRAGE_SCHEDULE:
+        sigmas = flow_sigmas(steps, model_sampling.shift)
+    else:
+        sigmas = comfy.samplers.calculate_sigmas(model_sampling, scheduler, steps)
+    if sampler_name == MIRAGE_SAMPLER:
+        return flow_unipc_sampler(), sigmas
+    return comfy.samplers.sampler_object(sampler_name), sigmas
 
 
 def start_latent(rollout: Rollout, *, end_latents: torch.Tensor | None = None) -> dict:

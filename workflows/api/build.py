@@ -59,7 +59,7 @@ def mask(images: list, geometry: list) -> dict:
     )  # fmt: skip
 
 
-def segment(prefix: str, memory: list, positive: list, seed) -> dict[str, dict]:
+def segment(prefix: str, memory: list, positive: list, seed, strength=1.0) -> dict[str, dict]:
     """The nodes of one segment; the last is Write Memory."""
     p = prefix
     return {
@@ -67,8 +67,8 @@ def segment(prefix: str, memory: list, positive: list, seed) -> dict[str, dict]:
         f"{p}view_preview": node("PreviewImage", "What the memory shows", images=[f"{p}view", 2]),
         f"{p}segment": node(
             "MirageGenerateSegment", "Generate Segment", model=["model", 0], positive=positive, negative=["negative", 0],
-            view=[f"{p}view", 0], memory=memory, seed=seed, steps=20, cfg=5.0, sampler_name="uni_pc", scheduler="simple",
-            shift=5.0, strength=1.0, guide_until=0.7,
+            view=[f"{p}view", 0], memory=memory, seed=seed, steps=20, cfg=5.0, sampler_name="mirage_unipc", scheduler="mirage",
+            shift=5.0, strength=strength, guide_until=0.7,
         ),
         f"{p}decode": node("VAEDecode", "Decode segment", samples=[f"{p}segment", 0], vae=["vae", 0]),
         f"{p}frames": node("MirageFramesForDepth", "Frames for Depth", images=[f"{p}decode", 0]),
@@ -115,7 +115,7 @@ def long_flight() -> dict[str, dict]:
         prompts=PROMPT,
     )
     graph["positive"] = node("CLIPTextEncode", "Prompt of this segment", text=["start", 2], clip=["clip", 0])
-    graph |= segment("each_", ["start", 1], ["positive", 0], ["start", 3])
+    graph |= segment("each_", ["start", 1], ["positive", 0], ["start", 3], ["start", 5])
     graph["end"] = node("MirageLoopEnd", "Segment Loop End", loop=["start", 0], memory=["each_write", 0])
     return graph | finish(["end", 0])
 
@@ -133,7 +133,7 @@ def stand_in(graph: dict[str, dict]) -> dict[str, dict]:
         elif one["class_type"] == "MoGeInference":
             graph[name] = simple_depth(inputs["image"], graph, name)
         elif one["class_type"] == "MirageGenerateSegment":
-            inputs |= {"steps": 8, "cfg": 1.0, "sampler_name": "euler", "guide_until": 1.0}
+            inputs |= {"steps": 8, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "guide_until": 1.0}
     return graph
 
 

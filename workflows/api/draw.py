@@ -13,7 +13,7 @@ import urllib.request
 from io import BytesIO
 from pathlib import Path
 
-from build import long_flight, first_flight, numbered
+from build import first_flight, long_flight, numbered
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
@@ -69,7 +69,10 @@ ROOMS: dict[str, Rooms] = {
     ],
 }
 GRAPHS = {"first_flight": first_flight, "long_flight": long_flight}
-TITLES = {"first_flight": "First flight: two segments wired by hand", "long_flight": "Long flight: a loop over segments"}
+TITLES = {
+    "first_flight": "First flight: two segments wired by hand",
+    "long_flight": "Long flight: a loop over segments",
+}
 ROWS = [["Models", "First picture and camera"], ["Segment 1", "Segment 2", "One segment, repeated by the loop", "Film"]]
 
 LAY_OUT = """([rooms, rows, models, note]) => {
@@ -132,7 +135,9 @@ def draw(page, name: str) -> None:
     numbers = {node: index + 1 for index, node in enumerate(graph)}
     page.evaluate("async (api) => { await app.loadApiJson(api, 'mirage') }", numbered(graph))
     page.wait_for_timeout(1000)
-    rooms = [[title, color, [[numbers[n] for n in column] for column in columns]] for title, color, columns in ROOMS[name]]
+    rooms = [
+        [title, color, [[numbers[n] for n in column] for column in columns]] for title, color, columns in ROOMS[name]
+    ]
     models = [[numbers[node], url.rsplit("/", 1)[1], directory, url] for node, (directory, url) in MODELS.items()]
     note = NOTE.format(title=TITLES[name])
     drawn = json.loads(page.evaluate(LAY_OUT, [rooms, ROWS, models, note]))
