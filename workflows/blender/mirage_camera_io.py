@@ -16,9 +16,7 @@ from mathutils import Matrix
 FORMAT, VERSION = "mirage_cameras", 1
 NAME = "Mirage camera"
 WORLD = Matrix(((1, 0, 0, 0), (0, 0, 1, 0), (0, -1, 0, 0), (0, 0, 0, 1)))  # Mirage's world to Blender's: z up
-CAMERA = Matrix(
-    ((1, 0, 0, 0), (0, -1, 0, 0), (0, 0, -1, 0), (0, 0, 0, 1))
-)  # flips y and z of a camera; its own inverse
+CAMERA = Matrix(((1, 0, 0, 0), (0, -1, 0, 0), (0, 0, -1, 0), (0, 0, 0, 1)))  # a camera's y and z flipped, and back
 
 
 def import_camera(path, first_frame=1):
@@ -107,7 +105,7 @@ def export_camera(path, camera=None):
 
 
 def intrinsics_of(lens, width, height):
-    """[3][3] pixel intrinsics of a Blender camera. Blender measures shift in units of the side it fits the sensor to."""
+    """[3][3] pixel intrinsics of a Blender camera. Its shift is in units of the side the sensor is fitted to."""
     is_horizontal = lens.sensor_fit == "HORIZONTAL" or (lens.sensor_fit == "AUTO" and width >= height)
     side = width if is_horizontal else height
     # AUTO fits sensor_width to the longer side; only VERTICAL uses sensor_height.
