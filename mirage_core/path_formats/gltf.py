@@ -52,7 +52,7 @@ def read_gltf(data: bytes, options: ReadOptions) -> CameraTrack:
     nodes = objects(document.get("nodes", []), "nodes")
     index = _camera_node(document, nodes, options.camera)
     file = _File(document, chunk, options)
-    curves = _curves(document, file)
+    curves = _curves(document, nodes, file)
     chain = _chain(nodes, index)
     keys = [times for node in chain for times, _, _ in curves.get(node, {}).values()]
     times, fps = _sample_times(keys, options.fps)
@@ -113,7 +113,7 @@ class _File:
 
     def values(self, index: Any, kind: tuple[str, ...]) -> np.ndarray:
         """[count width] float64 of one accessor of an allowed type."""
-        accessor = self._item(self.accessors, index, "accessor")
+        accessor = self.item(self.accessors, index, "accessor")
         where = f"accessor {index}"
         if accessor.get("type") not in kind:
             raise ValueError(f"{where} has type {accessor.get('type')!r}; {' or '.join(kind)} is expected.")
@@ -124,12 +124,12 @@ class _File:
         component = accessor.get("componentType")
         if component == _FLOAT:
             dtype, scale = np.dtype("<f4"), 1.0
-        elif component in _NORMALISED and accessor.get("normalized") is True:
+        elif isinstance(component, int) and component in _NORMALISED and accessor.get("normalized") is True:
             code, scale = _NORMALISED[component]
             dtype = np.dtype(code)
         else:
             raise ValueError(f"{where} has component type {component!r}; animations are float32.")
-        view = self._item(self.views, accessor.get("bufferView"), "bufferView")
+        view = self.item(self.views, accessor.get("bufferView"), "bufferView")
         data = self._buffer(view.get("buffer"))
         start = whole_number(view.get("byteOffset", 0), where) + whole_number(accessor.get("byteOffset", 0), where)
         stride = whole_number(view.get("byteStride", 0), where) or width * dtype.itemsize
@@ -141,13 +141,13 @@ class _File:
             raise ValueError(f"{where} holds NaN or infinite values. Export the animation again.")
         return np.maximum(array / scale, -1.0) if scale != 1.0 else array
 
-    def _item(self, items: list[dict[str, Any]], index: Any, what: str) -> dict[str, Any]:
+    def item(self, items: list[dict[str, Any]], index: Any, what: str) -> dict[str, Any]:
         if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(items):
             raise ValueError(f"The glTF file points to {what} {index!r}, which it does not have.")
         return items[index]
 
     def _buffer(self, index: Any) -> bytes:
-        buffer = self._item(self.buffers, index, "buffer")
+        buffer = self.item(self.buffers, index, "buffer")
         if index not in self._bytes:
             self._bytes[index] = self._load(buffer.get("uri"), index)
         return self._bytes[index]
@@ -182,16 +182,17 @@ class _File:
 _Curve = tuple[np.ndarray, np.ndarray, str]  # times [n], values [n width] (3n for CUBICSPLINE), interpolation
 
 
-def _curves(document: dict[str, Any], file: _File) -> dict[int, dict[str, _Curve]]:
+def _curves(document: dict[str, Any], nodes: list[dict[str, Any]], file: _File) -> dict[int, dict[str, _Curve]]:
     """Animation curves by node and property, over all animations (exporters split them)."""
     curves: dict[int, dict[str, _Curve]] = {}
     for animation in objects(document.get("animations", []), "animations"):
         samplers = objects(animation.get("samplers", []), "samplers")
         for channel in objects(animation.get("channels", []), "channels"):
             target = channel.get("target")
-            if not isinstance(target, dict) or target.get("path") not in _REST or "node" not in target:
+            if not isinstance(target, dict) or str(target.get("path")) not in _REST or "node" not in target:
                 continue
-            sampler = file._item(samplers, channel.get("sampler"), "sampler")
+            file.item(nodes, target["node"], "node")
+            sampler = file.item(samplers, channel.get("sampler"), "sampler")
             times = file.values(sampler.get("input"), ("SCALAR",))[:, 0]
             values = file.values(sampler.get("output"), ("VEC4",) if target["path"] == "rotation" else ("VEC3",))
             how = str(sampler.get("interpolation", "LINEAR"))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import tokenize
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -38,6 +39,9 @@ from .track import CameraTrack
 _FROM_UNREAL = torch.tensor([[0.0, 1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]], dtype=torch.float64)
 _CENTIMETRES = 100.0
 
+# What numpy raises for a broken header, which is a piece of Python text to it.
+_DAMAGED = (ValueError, EOFError, SyntaxError, TypeError, KeyError, OverflowError, tokenize.TokenError)
+
 
 def read_npy(data: bytes, options: ReadOptions) -> CameraTrack:
     """Poses from an array [n 4 4], [n 3 4] or [4 4]; intrinsics and image size come from the options.
@@ -49,7 +53,7 @@ def read_npy(data: bytes, options: ReadOptions) -> CameraTrack:
         version = np.lib.format.read_magic(stream)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = header(stream)
-    except (ValueError, EOFError) as error:
+    except _DAMAGED as error:
         raise ValueError(f"This is not a .npy file ({error}).") from error
     if dtype.kind not in "fiu":
         raise ValueError(f"The .npy holds {dtype}; numbers are expected (pickled objects are never read).")
@@ -67,7 +71,7 @@ def read_npy(data: bytes, options: ReadOptions) -> CameraTrack:
     check_count(shape[0])
     try:
         array = np.load(io.BytesIO(data), allow_pickle=False).reshape(shape)
-    except (ValueError, EOFError) as error:
+    except _DAMAGED as error:
         raise ValueError(f"The .npy is damaged ({error}). Export it again.") from error
     poses = torch.eye(4, dtype=torch.float64).repeat(shape[0], 1, 1)
     poses[:, : shape[1]] = torch.from_numpy(array.astype(np.float64))

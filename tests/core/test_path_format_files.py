@@ -6,10 +6,13 @@ The camera: the second frame stands one unit to the right of the first and looks
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import io
 import json
 import math
+import random
+import re
 import struct
 from pathlib import Path
 
@@ -393,6 +396,33 @@ def test_what_is_wrong_is_said_in_a_sentence_that_names_the_place(name: str, con
     with pytest.raises(ValueError, match=message) as caught:
         decode(data, name, SAID)
     assert str(caught.value).startswith(f"[{name}] ") and str(caught.value).endswith((".", "?"))
+
+
+def _mutated(data: bytes, chance: random.Random) -> bytes:
+    """A file with one to three bytes, words or numbers changed, or its end missing."""
+    words = (b"NaN", b"null", b"-1", b"1e999", b"[]", b"{}", b'"x"', b"9" * 30, b"true", b"", b"0")
+    for _ in range(chance.randint(1, 3)):
+        tokens = list(re.finditer(rb'-?\d+\.?\d*|"[^"]*"', data))
+        at = chance.randrange(len(data) + 1)
+        if tokens and chance.random() < 0.6:
+            token = chance.choice(tokens)
+            data = data[: token.start()] + chance.choice(words) + data[token.end() :]
+        elif chance.random() < 0.8:
+            data = data[:at] + bytes([chance.randrange(256)]) + data[at + 1 :]
+        else:
+            data = data[:at]
+    return data
+
+
+@pytest.mark.parametrize("name", [*BY_HAND, "json"])
+def test_no_damage_ends_in_anything_but_a_sentence(name: str):
+    chance = random.Random(name)
+    content = json.dumps(OWN) if name == "json" else BY_HAND[name]
+    data = content.encode() if isinstance(content, str) else content
+    for _ in range(60):
+        for chosen in (name, "auto"):
+            with contextlib.suppress(ValueError):
+                decode(_mutated(data, chance), chosen, SAID)
 
 
 COLMAP_DAMAGED = [

@@ -62,9 +62,7 @@ def test_the_hosts_splat_renderer_and_ours_look_the_same_way(host, has_quaternio
     cameras = cameras_of_load3d(info, (HEIGHT, WIDTH))
     eye, _, right, down, forward = splat._camera_basis(info, torch.device("cpu"))
     ours = cameras.cam2world[0].float()
-    for column, axis in enumerate(
-        (right, down, forward, eye)
-    ):  # the host's splat frame is our world: y down, z forward
+    for column, axis in enumerate((right, down, forward, eye)):  # the host's splat frame is our world
         assert torch.allclose(ours[:3, column], axis, atol=1e-5)
     back = load3d_of_cameras(cameras, 0)
     assert back["fov"] == pytest.approx(40.0)
