@@ -28,6 +28,7 @@ HOST = REPO / ".host"
 BASE = HOST / "base"
 LOG = HOST / "setup.log"
 OUTPUT = REPO / "output"
+DEMO_PICTURE = REPO / "workflows" / "input" / "mirage_room.jpg"
 PACK_NAME = "ComfyUI-Mirage"
 
 # These three belong together: a CPU-only torch with these torchvision and torchaudio builds fails at import.
@@ -85,8 +86,7 @@ def _arguments() -> argparse.Namespace:
         return sub
 
     demo = command("demo", run_demo, "install, start the real server, fly one picture, write film and plots to output/")
-    picture = REPO / "workflows" / "input" / "mirage_room.jpg"
-    demo.add_argument("--image", metavar="FILE", type=Path, default=picture, help="the first picture of the film")
+    demo.add_argument("--image", metavar="FILE", type=Path, default=DEMO_PICTURE, help="the first picture of the film")
     demo.add_argument("--segments", metavar="N", type=int, default=3, help="length: 32 N + 1 frames (default 3)")
     demo.add_argument("--path", metavar="PRESET", help="camera move, such as pan_left, dolly_in, orbit_right")
     demo.add_argument("--prompt", metavar="TEXT", help="what the film shows; one line per segment")
@@ -239,6 +239,9 @@ def _own_host() -> Place:
     for folder in ("custom_nodes", "models", "input", "output", "temp", "user"):
         (BASE / folder).mkdir(parents=True, exist_ok=True)
     _link_pack(BASE / "custom_nodes")
+    for picture in (comfyui / "input" / "example.png", DEMO_PICTURE):
+        if picture.is_file() and not (BASE / "input" / picture.name).is_file():
+            shutil.copy(picture, BASE / "input")
     return Place(_venv_python(), comfyui, ("--base-directory", str(BASE)))
 
 

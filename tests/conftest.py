@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,16 +48,16 @@ def comfyui() -> Path:
 
 
 @pytest.fixture(scope="session")
-def base_directory(tmp_path_factory) -> Path:
-    """A ComfyUI base directory with this pack linked into custom_nodes, all stand-in models, and the demo's picture."""
+def base_directory(comfyui, tmp_path_factory) -> Path:
+    """A ComfyUI base directory: this pack linked into custom_nodes, all stand-in models, the host's and our picture."""
     base = tmp_path_factory.mktemp("comfyui_base")
     for folder in ("custom_nodes", "input", "output", "temp", "user"):
         (base / folder).mkdir()
     (base / "custom_nodes" / "ComfyUI-Mirage").symlink_to(REPOSITORY, target_is_directory=True)
     write_demo_models(base)
     write_test_models(base)
-    picture = REPOSITORY / "workflows" / "input" / "mirage_room.jpg"
-    (base / "input" / picture.name).write_bytes(picture.read_bytes())
+    for picture in (comfyui / "input" / "example.png", REPOSITORY / "workflows" / "input" / "mirage_room.jpg"):
+        shutil.copy(picture, base / "input")
     return base
 
 
