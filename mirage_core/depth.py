@@ -32,7 +32,8 @@ def latent_depth(
     and walls come out exact. The dominant surface holds at least `min_share` of the cell's known pixels. A cell
     without one is 0: two depths must never be mixed into a third, where nothing is (a flying point).
 
-    depth: [frames H W], any size; not finite or <= 0 is unknown.  size: (rows, columns) of the latent grid.
+    depth: [frames H W], any size, of exactly the picture that the latents show: where the VAE cuts off pixels beyond
+        the last whole cell, cut the depth too. Not finite or <= 0 is unknown.  size: (rows, columns) of the grid.
     min_known: share of a cell's pixels that must be known.
     Returns [frames rows columns] of the dtype and on the device of `depth`; 0 = no dominant surface.
 
@@ -253,7 +254,7 @@ def _fitted_planes(inverse: torch.Tensor, weights: torch.Tensor, basis: torch.Te
     products = (basis[:, :, None] * basis[:, None, :]).reshape(-1, 9)
     normal = (weights @ products).double().reshape(-1, 3, 3)
     right = ((weights * inverse) @ basis).double()
-    ridge = _RIDGE * torch.eye(3, dtype=torch.float64, device=inverse.device)
+    ridge = torch.tensor([1e-12, _RIDGE, _RIDGE], dtype=torch.float64, device=inverse.device).diag()
     normal = normal + ridge * normal[:, :1, :1].clamp_min(1)
     return torch.linalg.solve(normal, right).to(inverse.dtype)
 

@@ -20,8 +20,8 @@ VAE_REACH_CELLS = 1  # a pixel of a mover visibly changes the latents of its own
 def latent_mask(
     is_excluded: torch.Tensor, size: tuple[int, int], *, max_share: float = 0.1, grow_cells: int = VAE_REACH_CELLS
 ) -> torch.Tensor:
-    """Which latent cells may be remembered: those of whose area at most `max_share` is excluded, by themselves and,
-    within `grow_cells`, their neighbours.
+    """Which latent cells may be remembered: not those of whose area more than `max_share` is excluded, nor the cells
+    within `grow_cells` of these.
 
     is_excluded: [frames H W] bool or float in [0, 1], of any size; it is stretched over the grid. NaN counts as 1.
     size: (rows, columns) of the latent grid.
@@ -141,8 +141,8 @@ def is_depth_edge(depth: torch.Tensor, *, min_step: float = 0.1) -> torch.Tensor
 def _check_mask(mask: torch.Tensor, what: str) -> None:
     if mask.ndim != 3 or 0 in mask.shape:
         raise ValueError(f"{what} has shape {list(mask.shape)}; masks are [frames H W] and not empty.")
-    if mask.is_floating_point():
-        known = mask.nan_to_num(0.0)
+    if mask.dtype != torch.bool:
+        known = mask.float().nan_to_num(0.0)
         if float(known.min()) < 0 or float(known.max()) > 1:
             raise ValueError(
                 f"{what} holds values from {float(known.min()):g} to {float(known.max()):g}; they lie between 0 (keep) "
