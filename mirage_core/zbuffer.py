@@ -5,7 +5,11 @@ draws every point into the one cell it falls in, as the released code does.
 
 Both keep, per camera and cell, one int64: what decides in the upper bits, the point's index in the lower 32. The least
 one wins. A least value depends on no order and no thread count, and latents are fetched for winners only. All
-arithmetic before it is elementwise without matrix products, whose last bits may change with the shape of the batch.
+arithmetic on points is elementwise, without matrix products, whose last bits may change with the shape of the batch.
+
+On processors torch does arithmetic twenty times as fast as it looks values up. So points come in tiles, tiles out of
+sight are skipped, and what is left is drawn without picking: whatever must not show gets a depth beyond all others or
+falls into a border around the image that is cut off at the end.
 """
 
 from __future__ import annotations
@@ -16,19 +20,21 @@ from dataclasses import dataclass
 import torch
 
 from .camera import Cameras, projection_matrices
-from .memory import LatentMemory, MemoryBlock
+from .memory import LatentMemory, PointTiles
 
-_CHUNK = 1 << 17  # points drawn at a time: bounds the memory needed, and stays in the processor's cache
-_NOTHING = torch.iinfo(torch.int64).max
+_CHUNK = 1 << 11  # tiles drawn at a time: bounds the memory needed, and stays in the processor's cache
 _INDEX_BITS = 32
 _INDEX_MASK = (1 << _INDEX_BITS) - 1
 # The upper 14 bits of a positive float32: depths are told apart in steps of 1/64 of a power of two, 0.8 to 1.6 %.
 # Within one step surfaces seen from several frames are one surface, and the sharpest sample of it should show.
-_DEPTH_SHIFT = 17
-_DISTANCE_SHIFT = 14
-_DISTANCE_BITS = 17
+_DEPTH_BITS = ~((1 << 17) - 1)
+_DISTANCE_SHIFT = 14  # leaves 17 bits of a positive float32
+_BEYOND = 1e37  # deeper than this is nothing
 _REACH = 8  # a patch covers cells at most this far from its point's cell; without it one point fills the picture
+_BORDER = 5  # around the image: takes what small patches draw outside of it
 _HALF_SIDE = 0.5 + 1 / 16  # patches overlap a little: on curved and noisy surfaces they do not meet exactly
+
+Vector = tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -40,35 +46,59 @@ class MemoryView:
     depth: [frames rows columns] z-depth of what shows, at the cell's centre for project() and at the point for
         project_points(); 0 where nothing is known.
     point_index: [frames rows columns] int64, index of the point in the memory, -1 where nothing is known.
+    hole_latents: [channels frames rows columns] the map of the holes, encoded as a video; None for a memory of latents,
+        where is_covered is all there is to know. With it, `latents` are an encoded picture, also where holes are.
     """
 
     latents: torch.Tensor
     is_covered: torch.Tensor
     depth: torch.Tensor
     point_index: torch.Tensor
+    hole_latents: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
-class _Chunk:
-    """Points of some blocks side by side. index: [n] in the memory.  points: [3 n].  reach: [n] radius of the patch."""
+class _Patches:
+    """Patches as one camera sees them, each [m]: image position in cells, depth, and both sides in its frame."""
 
     index: torch.Tensor
-    points: torch.Tensor
-    sides: torch.Tensor
-    reach: torch.Tensor
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """Points of a chunk that one camera may see: rows of the chunk, image position (cells) and depth, each [m]."""
-
-    row: torch.Tensor
     u: torch.Tensor
     v: torch.Tensor
     z: torch.Tensor
+    ax: torch.Tensor
+    ay: torch.Tensor
+    az: torch.Tensor
+    bx: torch.Tensor
+    by: torch.Tensor
+    bz: torch.Tensor
 
-    def __getitem__(self, chosen: torch.Tensor) -> _Seen:
-        return _Seen(self.row[chosen], self.u[chosen], self.v[chosen], self.z[chosen])
+    def __getitem__(self, chosen: torch.Tensor) -> _Patches:
+        return _Patches(*(value[chosen] for value in vars(self).values()))
+
+
+class _Canvas:
+    """The least keys so far, of one camera after the other, on the image and a border around it."""
+
+    def __init__(self, frames: int, size: tuple[int, int], device: torch.device | str) -> None:
+        self.rows, self.columns = size
+        self.stride = self.columns + 2 * _BORDER
+        self.keys = torch.full((frames, (self.rows + 2 * _BORDER) * self.stride), torch.iinfo(torch.int64).max)
+        self.keys = self.keys.to(device)
+
+    def draw(
+        self, frame: int, column: torch.Tensor, row: torch.Tensor, near: torch.Tensor, index: torch.Tensor
+    ) -> None:
+        """Lower the keys at float columns and rows, which are at most _BORDER outside of the image."""
+        cell = (row * self.stride + column + (self.stride + 1) * _BORDER).long()
+        self.keys[frame].scatter_reduce_(
+            0, cell, near.long().bitwise_left_shift_(_INDEX_BITS).bitwise_or_(index), "amin"
+        )
+
+    def winners(self) -> torch.Tensor:
+        """[frames rows * columns] int64 index of the point that shows, -1 where none does."""
+        shape = (len(self.keys), self.rows + 2 * _BORDER, self.stride)
+        keys = self.keys.view(shape)[:, _BORDER:-_BORDER, _BORDER:-_BORDER].flatten(1)
+        return torch.where(keys >> _INDEX_BITS < int(_bits(torch.tensor(_BEYOND))), keys & _INDEX_MASK, -1)
 
 
 def project(memory: LatentMemory, cameras: Cameras, size: tuple[int, int]) -> MemoryView:
@@ -79,16 +109,18 @@ def project(memory: LatentMemory, cameras: Cameras, size: tuple[int, int]) -> Me
     of 0.8 to 1.6 %. Within a step the point nearest to the cell's centre shows, then the one with the lowest index.
     The result is the same for any thread count, and for any order of points that are not tied in both.
 
-    Besides the result this needs 8 bytes per camera and cell and about 300 bytes per point of one chunk of 262144
-    points, however large the memory is.
+    Besides the result this needs 8 bytes per camera and cell and 64 MB for a chunk of 131072 points, however large the
+    memory is; and MemoryBlock.tiles, once.
     """
-    keys, matrices = _new_keys(memory, cameras, size), projection_matrices(cameras, size, memory.grid)
+    matrices, canvas = _prepared(memory, cameras, size)
     for chunk in _chunks(memory, matrices, size, margin=_REACH):
         for frame, matrix in enumerate(matrices):
-            seen = _not_hidden(_seen(chunk, matrix, size, margin=_REACH), chunk, keys[frame], matrix, size)
-            if len(seen.row):
-                _draw_patches(keys[frame], seen, chunk, matrix, size)
-    return _view(memory, matrices, size, keys, at_cell_center=True)
+            tiles = _tiles_in_sight(chunk, matrix, size, margin=_REACH)
+            if len(tiles):
+                patches = _patches(chunk, tiles, matrix)
+                _draw_small(canvas, frame, patches)
+                _draw_large(canvas, frame, patches)
+    return _view(memory, matrices, size, canvas.winners(), at_cell_center=True)
 
 
 def project_points(memory: LatentMemory, cameras: Cameras, size: tuple[int, int]) -> MemoryView:
@@ -97,47 +129,57 @@ def project_points(memory: LatentMemory, cameras: Cameras, size: tuple[int, int]
     Source: microsoft/LatentSpatialMemory@b2cd738 src/mirage/latent_point_cloud.py project, with the duplicate writes
     it leaves to chance decided.
     """
-    keys, matrices = _new_keys(memory, cameras, size), projection_matrices(cameras, size, memory.grid)
+    matrices, canvas = _prepared(memory, cameras, size)
     for chunk in _chunks(memory, matrices, size, margin=0):
         for frame, matrix in enumerate(matrices):
-            seen = _seen(chunk, matrix, size, margin=0)
-            cell = (seen.v.int() * size[1] + seen.u.int()).long()
-            may_win = (_bits(seen.z) <= (keys[frame] >> _INDEX_BITS)[cell]).nonzero()[:, 0]
-            seen, cell = seen[may_win], cell[may_win]
-            _keep_least(keys[frame], cell, (_bits(seen.z).long() << _INDEX_BITS) | chunk.index[seen.row])
-    return _view(memory, matrices, size, keys, at_cell_center=False)
+            tiles = _tiles_in_sight(chunk, matrix, size, margin=0)
+            if not len(tiles):
+                continue
+            u, v, z = _positions(chunk.values[tiles, :3], matrix)
+            near = _bits(z + (z <= 0) * (10 * _BEYOND))
+            column, row = u.floor().clamp_(-1, size[1]), v.floor().clamp_(-1, size[0])
+            canvas.draw(frame, column, row, near, chunk.index[tiles].flatten())
+    return _view(memory, matrices, size, canvas.winners(), at_cell_center=False)
 
 
-def _draw_patches(keys: torch.Tensor, seen: _Seen, chunk: _Chunk, matrix: torch.Tensor, size: tuple[int, int]) -> None:
-    """Lower `keys` [cells] of one camera to those of the patches of the seen points."""
-    sides = chunk.sides[seen.row].flatten(1).T.contiguous()
-    (ax, ay, az), (bx, by, bz) = _turned(sides[:3], matrix), _turned(sides[3:], matrix)
-    u, v, z = seen.u, seen.v, seen.z
+def _draw_small(canvas: _Canvas, frame: int, patches: _Patches) -> None:
+    """Every patch in the two by two cells whose centres are nearest to its point: all of a patch at most so large."""
+    # What is far outside lands in the border, where it is wrong and does not count.
+    u, v = patches.u.clamp(-3, canvas.columns + 3), patches.v.clamp(-3, canvas.rows + 3)
+    inside = _Patches(patches.index, u, v, *list(vars(patches).values())[3:])
+    own_column, own_row = u.floor(), v.floor()
+    column, row = (u - 0.5).floor(), (v - 0.5).floor()
+    for down in (0, 1):
+        for across in (0, 1):
+            here = (column + across, row + down)
+            is_own = (here[0] == own_column) & (here[1] == own_row)
+            canvas.draw(frame, *here, _nearness(inside, *here, is_own), patches.index)
+
+
+def _draw_large(canvas: _Canvas, frame: int, patches: _Patches) -> None:
+    """The patches that reach beyond two by two cells, in all of their cells."""
+    u, v, z = patches.u, patches.v, patches.z
     # Over the patch u changes by a (ax - u az) / z' + b (bx - u bz) / z', and z' is at least this:
-    least = (z - (az.abs() + bz.abs()) * _HALF_SIDE).clamp_(min=1e-30)
-    half_u = ((ax - u * az).abs() + (bx - u * bz).abs()) / least * _HALF_SIDE
-    half_v = ((ay - v * az).abs() + (by - v * bz).abs()) / least * _HALF_SIDE
-    column, columns = _cells_within(u, half_u, size[1])
-    row, rows = _cells_within(v, half_v, size[0])
-    point, column, row = _spread(column, columns, row, rows)
-    values = torch.stack([u, v, z, ax, ay, az, bx, by, bz])[:, point]
-    u, v, z, ax, ay, az, bx, by, bz = values
-    x, y = column + 0.5, row + 0.5
-    # The cell's ray meets the patch's plane where (u z + a ax + b bx) = x (z + a az + b bz), and the same for y.
-    p, q, r, s = ax - x * az, bx - x * bz, ay - y * az, by - y * bz
-    x, y = x - u, y - v
-    e, f = x * z, y * z
-    determinant = p * s - q * r
-    a, b = (e * s - q * f) / determinant, (p * f - e * r) / determinant
-    is_patch = torch.maximum(a.abs(), b.abs()) <= _HALF_SIDE
-    is_own = torch.maximum(x.abs(), y.abs()) <= 0.5
-    depth = z + a.clamp(-_HALF_SIDE, _HALF_SIDE) * az + b.clamp(-_HALF_SIDE, _HALF_SIDE) * bz
-    depth = torch.where(depth > 0, depth, z)  # also where a patch seen edge-on makes it NaN
-    near = ((_bits(depth) >> _DEPTH_SHIFT).long() << _DISTANCE_BITS) | (_bits(x * x + y * y) >> _DISTANCE_SHIFT)
-    cell = (row * size[1] + column).long()
-    may_win = ((is_patch | is_own) & (near <= (keys >> _INDEX_BITS)[cell])).nonzero()[:, 0]
-    index = chunk.index[seen.row[point[may_win]]]
-    _keep_least(keys, cell[may_win], (near[may_win] << _INDEX_BITS) | index)
+    least = (z - (patches.az.abs() + patches.bz.abs()) * _HALF_SIDE).clamp_(min=1e-30)
+    half_u = ((patches.ax - u * patches.az).abs() + (patches.bx - u * patches.bz).abs()) / least * _HALF_SIDE
+    half_v = ((patches.ay - v * patches.az).abs() + (patches.by - v * patches.bz).abs()) / least * _HALF_SIDE
+    is_large = (torch.maximum(half_u, half_v) > 1) & (z > 0)
+    is_large &= torch.maximum((u - canvas.columns / 2).abs() - canvas.columns / 2, -_REACH + 0 * u) <= _REACH
+    is_large &= (v - canvas.rows / 2).abs() <= canvas.rows / 2 + _REACH
+    large = is_large.nonzero()[:, 0]
+    if not len(large):
+        return
+    patches, half_u, half_v = patches[large], half_u[large], half_v[large]
+    first_column, columns = _cells_within(patches.u, half_u, canvas.columns)
+    first_row, rows = _cells_within(patches.v, half_v, canvas.rows)
+    owner = torch.repeat_interleave(columns * rows)
+    rank = torch.arange(len(owner), device=owner.device) - ((columns * rows).cumsum(0) - columns * rows)[owner]
+    down = rank // columns[owner]
+    column = (first_column[owner] + rank - down * columns[owner]).to(u.dtype)
+    row = (first_row[owner] + down).to(u.dtype)
+    patches = patches[owner]
+    is_own = (column == patches.u.floor()) & (row == patches.v.floor())
+    canvas.draw(frame, column, row, _nearness(patches, column, row, is_own), patches.index)
 
 
 def _cells_within(center: torch.Tensor, half: torch.Tensor, cells: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -145,80 +187,60 @@ def _cells_within(center: torch.Tensor, half: torch.Tensor, cells: int) -> tuple
     own = center.floor()
     low = torch.minimum((center - half - 0.5).ceil(), own).maximum(own - _REACH).clamp_(min=0)
     high = torch.maximum((center + half - 0.5).floor(), own).minimum(own + _REACH).clamp_(max=cells - 1)
-    return low.int(), (high - low + 1).clamp_(min=0).int()
+    return low.long(), (high - low + 1).clamp_(min=0).long()
 
 
-def _spread(
-    column: torch.Tensor, columns: torch.Tensor, row: torch.Tensor, rows: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Point, column and row of every cell of rectangles [m] given by their first column and row and their extent."""
-    count = columns * rows
-    single, several = (count == 1).nonzero()[:, 0], (count > 1).nonzero()[:, 0]
-    count = count[several].long()
-    owner = torch.repeat_interleave(count)
-    rank = (torch.arange(len(owner), device=owner.device) - (count.cumsum(0) - count)[owner]).int()
-    point = several[owner]
-    width = columns[point]
-    down = rank // width
-    return (
-        torch.cat([single, point]),
-        torch.cat([column[single], column[point] + rank - down * width]),
-        torch.cat([row[single], row[point] + down]),
+def _nearness(patches: _Patches, column: torch.Tensor, row: torch.Tensor, is_own: torch.Tensor) -> torch.Tensor:
+    """[m] int32 that is least for what shows: the depth step, then the distance from the cell's centre.
+
+    Beyond all depths where the patch does not lie on the cell's centre and the cell is not its point's own.
+    """
+    u, v, z, ax, ay, az, bx, by, bz = list(vars(patches).values())[1:]
+    depth, is_patch = _depth_on_ray(u, v, z, (ax, ay, az), (bx, by, bz), column + 0.5, row + 0.5)
+    is_out = (z <= 0) | ~(is_patch | is_own)
+    x, y = column + 0.5 - u, row + 0.5 - v
+    distance = (x * x).add_(y * y)
+    step = _bits(depth.add_(is_out * (10 * _BEYOND))).bitwise_and_(_DEPTH_BITS)
+    return step.bitwise_or_(_bits(distance) >> _DISTANCE_SHIFT)
+
+
+def _depth_on_ray(
+    u: torch.Tensor, v: torch.Tensor, z: torch.Tensor, side_a: Vector, side_b: Vector, x: torch.Tensor, y: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Depth of a patch on the ray through the image position (x, y), and whether the ray hits it."""
+    (ax, ay, az), (bx, by, bz) = side_a, side_b
+    # The ray meets the patch's plane where u z + a ax + b bx = x (z + a az + b bz), and the same for v and y.
+    p, q, r, s = ax - x * az, bx - x * bz, ay - y * az, by - y * bz
+    e, f = (x - u) * z, (y - v) * z
+    determinant = p * s - q * r
+    determinant += determinant == 0  # edge-on: no place on the plane is the right one
+    a, b = (e * s - q * f) / determinant, (p * f - e * r) / determinant
+    is_patch = torch.maximum(a.abs(), b.abs()) <= _HALF_SIDE
+    depth = z + a.clamp_(-_HALF_SIDE, _HALF_SIDE) * az + b.clamp_(-_HALF_SIDE, _HALF_SIDE) * bz
+    # A patch through the camera's own plane would be behind it here.
+    return torch.maximum(depth, z / 16), is_patch
+
+
+def _patches(chunk: PointTiles, tiles: torch.Tensor, matrix: torch.Tensor) -> _Patches:
+    values = chunk.values[tiles]
+    sides = (_turned(values[:, axis : axis + 3], matrix) for axis in (3, 6))
+    return _Patches(
+        chunk.index[tiles].flatten(), *_positions(values[:, :3], matrix), *(x for side in sides for x in side)
     )
 
 
-def _not_hidden(seen: _Seen, chunk: _Chunk, keys: torch.Tensor, matrix: torch.Tensor, size: tuple[int, int]) -> _Seen:
-    """Without the points whose whole patch is behind what is already drawn in every cell it can reach."""
-    radius = chunk.reach[seen.row]
-    front = (seen.z - radius).clamp_(min=1e-30)
-    # d(u) of a step d in the camera is (focal dx + (center - u) dz) / z', and z' is at least `front`.
-    off_axis = [(matrix[axis, :3] @ matrix[2, :3]).item() for axis in range(2)]
-    focal = max(float((matrix[axis, :3] - off_axis[axis] * matrix[2, :3]).norm()) for axis in range(2))
-    lever = torch.maximum((seen.u - off_axis[0]).abs(), (seen.v - off_axis[1]).abs()) + focal
-    is_small = radius * lever <= front
-    drawn = (keys >> (_INDEX_BITS + _DISTANCE_BITS)).float().view(1, 1, *size)
-    # Padding is below any depth: where a patch reaches no cell of the image, nothing is lost.
-    drawn = torch.nn.functional.pad(drawn, [_REACH] * 4, value=-1.0)
-    around = [_greatest_within(drawn, cells).flatten() for cells in (1, _REACH)]
-    place = (seen.v.floor().int() + _REACH) * (size[1] + 2 * _REACH) + seen.u.floor().int() + _REACH
-    place = torch.where(is_small, place, place + drawn.numel()).long()
-    may_show = (_bits(front) >> _DEPTH_SHIFT) <= torch.cat(around)[place]
-    return seen[may_show.nonzero()[:, 0]]
+def _positions(points: torch.Tensor, matrix: torch.Tensor) -> Vector:
+    """(u, v, z), each [tiles * TILE], of points [tiles 3 TILE]; u and v mean nothing where z <= 0."""
+    x, y, z = (value.add_(shift) for value, shift in zip(_turned(points, matrix), matrix[:, 3].tolist(), strict=True))
+    in_front = z.clamp(min=1e-30)
+    return x / in_front, y / in_front, z
 
 
-def _greatest_within(values: torch.Tensor, cells: int) -> torch.Tensor:
-    """[1 1 rows columns] greatest value at most `cells` away along both axes."""
-    across = torch.nn.functional.max_pool2d(values, (1, 2 * cells + 1), 1, (0, cells))
-    return torch.nn.functional.max_pool2d(across, (2 * cells + 1, 1), 1, (cells, 0))
-
-
-def _seen(chunk: _Chunk, matrix: torch.Tensor, size: tuple[int, int], margin: int) -> _Seen:
-    """The points in front of the camera and at most `margin` cells outside of its image."""
-    # A matrix product is quick but its last bits may differ from batch to batch: it only sorts out, with room to spare.
-    bounds = _frustum(matrix, size, margin + 0.01)
-    room = 1e-5 * (bounds[:, :3].abs() @ chunk.points.abs().amax(1).double().cpu() + bounds[:, 3].abs())
-    bounds[:, 3] += room
-    bounds = bounds.to(chunk.points)
-    distances = torch.addmm(bounds[:, 3:], bounds[:, :3], chunk.points)
-    row = (distances.amin(0) >= 0).nonzero()[:, 0]
-    x, y, z = _turned(chunk.points[:, row], matrix)
-    shift = matrix[:, 3].tolist()
-    x, y, z = x + shift[0], y + shift[1], z + shift[2]
-    u, v = x / z, y / z
-    is_seen = (z > 0) & (u >= -margin) & (u < size[1] + margin) & (v >= -margin) & (v < size[0] + margin)
-    return _Seen(row, u, v, z)[is_seen.nonzero()[:, 0]]
-
-
-def _frustum(matrices: torch.Tensor, size: tuple[int, int], margin: float) -> torch.Tensor:
-    """[... 4 4] linear forms of a homogeneous world point that are all above 0 inside the margined image."""
-    x, y, z = matrices.unbind(-2)
-    return torch.stack([x + margin * z, (size[1] + margin) * z - x, y + margin * z, (size[0] + margin) * z - y], -2)
-
-
-def _turned(vectors: torch.Tensor, matrix: torch.Tensor) -> list[torch.Tensor]:
-    """The linear part of matrix [3 4] applied to vectors [3 n]: three tensors [n]."""
-    x, y, z = vectors
-    return [x * a + y * b + z * c for a, b, c, _ in matrix.tolist()]
+def _turned(vectors: torch.Tensor, matrix: torch.Tensor) -> Vector:
+    """The linear part of matrix [3 4] applied to vectors [tiles 3 TILE]: three tensors [tiles * TILE]."""
+    x, y, z = vectors.transpose(0, 1).flatten(1)
+    first, second, third = ((x * a).add_(y * b).add_(z * c) for a, b, c, _ in matrix.tolist())
+    return first, second, third
 
 
 def _bits(values: torch.Tensor) -> torch.Tensor:
@@ -226,67 +248,55 @@ def _bits(values: torch.Tensor) -> torch.Tensor:
     return values.float().view(torch.int32)
 
 
-def _keep_least(keys: torch.Tensor, cell: torch.Tensor, key: torch.Tensor) -> None:
-    """Lower keys[cell] to key where key is less."""
-    keys.scatter_reduce_(0, cell, key, "amin")
-
-
-def _chunks(memory: LatentMemory, matrices: torch.Tensor, size: tuple[int, int], margin: int) -> Iterator[_Chunk]:
-    """The points of all blocks that some camera may see, at most _CHUNK at a time."""
-    parts: list[tuple[int, MemoryBlock, slice]] = []
-    count = first = 0
-    for block, is_visible in zip(memory.blocks, _visible_blocks(memory, matrices, size, margin), strict=True):
-        for start in range(0, len(block) if is_visible else 0, _CHUNK):
-            part = slice(start, min(start + _CHUNK, len(block)))
-            if count + part.stop - part.start > _CHUNK:
-                yield _chunk_of(parts)
-                parts, count = [], 0
-            parts.append((first, block, part))
-            count += part.stop - part.start
-        first += len(block)
-    if parts:
-        yield _chunk_of(parts)
-
-
-def _chunk_of(parts: list[tuple[int, MemoryBlock, slice]]) -> _Chunk:
-    device = parts[0][1].points.device
-    indices = [torch.arange(first + part.start, first + part.stop, device=device) for first, _, part in parts]
-    return _Chunk(
-        index=torch.cat(indices),
-        points=torch.cat([block.points[part] for _, block, part in parts]).T.contiguous(),
-        sides=torch.cat([block.sides[part] for _, block, part in parts]),
-        # The half diagonal of a patch is at most its longer side.
-        reach=torch.cat([block.footprints[part] for _, block, part in parts]) * (2 * _HALF_SIDE),
-    )
-
-
-def _visible_blocks(memory: LatentMemory, matrices: torch.Tensor, size: tuple[int, int], margin: int) -> list[bool]:
-    """For each block whether its bounding sphere reaches into the margined image of any camera."""
-    if not memory.blocks or not len(matrices):
-        return [False] * len(memory.blocks)
-    centers = torch.stack([block.bounds[0] for block in memory.blocks])
-    radii = torch.tensor([block.bounds[1] for block in memory.blocks], dtype=torch.float64)
-    bounds = _frustum(matrices, size, margin)
-    distances = torch.einsum("fki,bi->bfk", bounds[..., :3], centers) + bounds[..., 3]
-    is_reached = distances + radii[:, None, None] * bounds[..., :3].norm(dim=-1) >= 0
-    return is_reached.all(dim=2).any(dim=1).tolist()
-
-
-def _new_keys(memory: LatentMemory, cameras: Cameras, size: tuple[int, int]) -> torch.Tensor:
-    """[frames cells] int64, all empty."""
+def _prepared(memory: LatentMemory, cameras: Cameras, size: tuple[int, int]) -> tuple[torch.Tensor, _Canvas]:
     if min(size) < 1:
         raise ValueError(
             f"A view of {size[0]} x {size[1]} cells has nothing in it; give (rows, columns) of at least 1."
         )
     device = memory.blocks[0].points.device if memory.blocks else "cpu"
-    return torch.full((len(cameras), size[0] * size[1]), _NOTHING, device=device)
+    return projection_matrices(cameras, size, memory.grid), _Canvas(len(cameras), size, device)
+
+
+def _tiles_in_sight(chunk: PointTiles, matrices: torch.Tensor, size: tuple[int, int], margin: int) -> torch.Tensor:
+    """Tiles whose sphere reaches into the image of any of matrices [... 3 4], widened by `margin` cells."""
+    x, y, z = matrices.to(chunk.centers.device).unbind(-2)
+    # Linear forms of a homogeneous world point that are all at least 0 inside the image.
+    bounds = torch.stack([x + margin * z, (size[1] + margin) * z - x, y + margin * z, (size[0] + margin) * z - y], -2)
+    distances = (
+        bounds[..., :3] @ chunk.centers.T + bounds[..., 3:] + bounds[..., :3].norm(dim=-1)[..., None] * chunk.radii
+    )
+    is_reached = (distances >= 0).all(dim=-2)
+    return (is_reached.any(0) if is_reached.ndim == 2 else is_reached).nonzero()[:, 0]
+
+
+def _chunks(memory: LatentMemory, matrices: torch.Tensor, size: tuple[int, int], margin: int) -> Iterator[PointTiles]:
+    """The tiles that some camera may see, at most _CHUNK at a time; their index is that in the memory."""
+    parts: list[PointTiles] = []
+    count = first = 0
+    for block in memory.blocks:
+        for seen in _tiles_in_sight(block.tiles, matrices, size, margin).split(_CHUNK):
+            if count + len(seen) > _CHUNK:
+                yield _joined(parts)
+                parts, count = [], 0
+            tiles = block.tiles
+            if len(seen):
+                parts.append(
+                    PointTiles(tiles.values[seen], tiles.index[seen] + first, tiles.centers[seen], tiles.radii[seen])
+                )
+            count += len(seen)
+        first += len(block)
+    if parts:
+        yield _joined(parts)
+
+
+def _joined(parts: list[PointTiles]) -> PointTiles:
+    return PointTiles(*(torch.cat([vars(part)[name] for part in parts]) for name in vars(parts[0])))
 
 
 def _view(
-    memory: LatentMemory, matrices: torch.Tensor, size: tuple[int, int], keys: torch.Tensor, *, at_cell_center: bool
+    memory: LatentMemory, matrices: torch.Tensor, size: tuple[int, int], index: torch.Tensor, *, at_cell_center: bool
 ) -> MemoryView:
-    """Latents and depth of the winners. keys: [frames cells]."""
-    index = torch.where(keys == _NOTHING, -1, keys & _INDEX_MASK)
+    """Latents and depth of the winners. index: [frames cells], -1 where nothing is known."""
     frames, cells = index.shape
     latents_type = memory.blocks[0].latents.dtype if memory.blocks else torch.float32
     depth_type = memory.blocks[0].points.dtype if memory.blocks else torch.float32
@@ -295,19 +305,16 @@ def _view(
     place = (index.flatten() >= 0).nonzero()[:, 0]
     winner, order = index.flatten()[place].sort()
     place = place[order]
-    sizes = torch.tensor([len(block) for block in memory.blocks], dtype=torch.int64, device=index.device)
-    ends = sizes.cumsum(0)
-    cuts = torch.searchsorted(winner, ends).tolist()
-    for block, end, start_cut, end_cut in zip(memory.blocks, ends.tolist(), [0, *cuts], cuts, strict=False):
-        if start_cut == end_cut:
-            continue
-        rows, here = winner[start_cut:end_cut] - (end - len(block)), place[start_cut:end_cut]
-        latents[here] = block.latents[rows].to(latents_type)
-        matrix = matrices.to(index.device)[here // cells]
-        point_depth = (block.points[rows].double() * matrix[:, 2, :3]).sum(1) + matrix[:, 2, 3]
+    if len(place):
+        latents[place] = _rows(memory, "latents", winner).to(latents_type)
+        matrix = matrices.to(index.device)[place // cells]
+        center = (matrix[:, :, :3] * _rows(memory, "points", winner).double()[:, None]).sum(2) + matrix[:, :, 3]
+        u, v, z = center[:, 0] / center[:, 2], center[:, 1] / center[:, 2], center[:, 2]
         if at_cell_center:
-            point_depth = _depth_at_center(block, rows, matrix, here % cells, size[1], point_depth)
-        depth[here] = point_depth.to(depth_type)
+            sides = _rows(memory, "sides", winner).double() @ matrix[:, :, :3].transpose(1, 2)
+            x, y = place % cells % size[1] + 0.5, place % cells // size[1] + 0.5
+            z = _depth_on_ray(u, v, z, sides[:, 0].unbind(1), sides[:, 1].unbind(1), x, y)[0]
+        depth[place] = z.to(depth_type)
     shape = (frames, *size)
     return MemoryView(
         latents=latents.view(*shape, -1).movedim(-1, 0),
@@ -317,17 +324,13 @@ def _view(
     )
 
 
-def _depth_at_center(
-    block: MemoryBlock, rows: torch.Tensor, matrix: torch.Tensor, cell: torch.Tensor, columns: int, z: torch.Tensor
-) -> torch.Tensor:
-    """[m] float64 depth of the patches `rows` of a block on the rays of their cells; matrix: [m 3 4]."""
-    sides = torch.einsum("mij,msj->smi", matrix[:, :, :3], block.sides[rows].double())
-    center = (matrix[:, :, :3] * block.points[rows].double()[:, None]).sum(2) + matrix[:, :, 3]
-    (ax, ay, az), (bx, by, bz) = sides[0].unbind(1), sides[1].unbind(1)
-    x, y = (cell % columns) + 0.5, (cell // columns) + 0.5
-    p, q, r, s = ax - x * az, bx - x * bz, ay - y * az, by - y * bz
-    e, f = x * z - center[:, 0], y * z - center[:, 1]
-    determinant = p * s - q * r
-    a, b = (e * s - q * f) / determinant, (p * f - e * r) / determinant
-    depth = z + a.clamp(-_HALF_SIDE, _HALF_SIDE) * az + b.clamp(-_HALF_SIDE, _HALF_SIDE) * bz
-    return torch.where(depth > 0, depth, z)
+def _rows(memory: LatentMemory, name: str, index: torch.Tensor) -> torch.Tensor:
+    """Rows of one field of the memory; index: [m] ascending. Only the blocks they lie in are touched."""
+    ends = torch.tensor([len(block) for block in memory.blocks]).cumsum(0)
+    cuts = [0, *torch.searchsorted(index, ends.to(index.device)).tolist()]
+    parts = [
+        getattr(block, name)[index[start:stop] - (int(end) - len(block))]
+        for block, end, start, stop in zip(memory.blocks, ends, cuts[:-1], cuts[1:], strict=True)
+        if stop > start
+    ]
+    return torch.cat(parts)

@@ -87,7 +87,8 @@ def picked(memory: LatentMemory, order: torch.Tensor) -> LatentMemory:
 
 
 def is_equal(view: MemoryView, other: MemoryView) -> bool:
-    return all(torch.equal(value, vars(other)[name]) for name, value in vars(view).items())
+    names = ("latents", "is_covered", "depth", "point_index")
+    return all(torch.equal(vars(view)[name], vars(other)[name]) for name in names)
 
 
 def brute_force_index(memory: LatentMemory, cameras: Cameras, size: tuple[int, int]) -> torch.Tensor:
