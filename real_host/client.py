@@ -87,9 +87,13 @@ class Client:
     def queue(self, prompt: Prompt, **extra: Any) -> str:
         """Put an API-form prompt on the queue. Returns its id. Raises PromptRefused."""
         try:
-            return self.post("/prompt", {"prompt": prompt, "client_id": self.id, **extra})["prompt_id"]
+            answer = self.post("/prompt", {"prompt": prompt, "client_id": self.id, **extra})
         except urllib.error.HTTPError as error:
             raise PromptRefused(_refusal(error.read())) from None
+        if answer.get("node_errors"):  # the server would run the rest and leave these outputs out
+            self.post("/queue", {"delete": [answer["prompt_id"]]})
+            raise PromptRefused(_refusal(json.dumps(answer).encode()))
+        return answer["prompt_id"]
 
     def run(
         self, prompt: Prompt, *, on_event: Callable[[Event], None] | None = None, timeout: float = 600, **extra: Any

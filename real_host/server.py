@@ -50,7 +50,7 @@ def running_server(
     comfyui: Path,
     folders: Sequence[str],
     *,
-    log: Path,
+    log: Path | None,
     port: int | None = None,
     use_cpu: bool | None = None,
 ) -> Iterator[Server]:
