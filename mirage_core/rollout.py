@@ -9,8 +9,9 @@ import torch
 
 from .camera import Cameras
 from .camera_path import CameraPath
-from .latent_grid import WAN22
+from .latent_grid import WAN22, LatentGrid
 from .memory import LatentMemory, MemoryBlock
+from .rgb_memory import is_rgb, sampled
 from .segments import SEGMENT_FRAMES, Segment, plan_segments
 from .zbuffer import MemoryView, project
 
@@ -63,7 +64,7 @@ class Shot:
 class Rollout:
     """A film in the making. Nothing in it is ever changed in place; each step gives a new Rollout.
 
-    memory: the latent points known so far.
+    memory: the points known so far: latents, or colours (rgb_memory.py).
     cameras: one per pixel frame of the whole film, image_size in pixels, world = camera of the first frame.
     plan: the segments of the whole film.
     latents: the filmed latents, normalised; one tensor [channels 1 rows columns] of the start picture, then one
@@ -73,6 +74,7 @@ class Rollout:
     coverage: per finished segment, the share of each of its latent frames that the memory knew, in [0, 1].
     unit_length: median depth of the start picture in world units.
     notes: one line per finished segment on what was written and why not more.
+    grid: of the film's latents. The memory's own grid is the same, or that of pixels.
     """
 
     memory: LatentMemory
@@ -84,6 +86,7 @@ class Rollout:
     last_view: MemoryView | None = None
     coverage: tuple[tuple[float, ...], ...] = ()
     notes: tuple[str, ...] = ()
+    grid: LatentGrid = WAN22
 
     @staticmethod
     def started(
@@ -94,23 +97,26 @@ class Rollout:
         fps: float = 16.0,
         unit_length: float = 1.0,
         segment_frames: int = SEGMENT_FRAMES,
+        grid: LatentGrid | None = None,
     ) -> Rollout:
         """A film of which only the start picture exists.
 
         first_latents: [channels 1 rows columns], normalised, the start picture.
         cameras: one per pixel frame of the film; 4n+1 of them.
+        grid: of the film's latents; default the memory's.
         Raises ValueError when the latents or the camera count do not fit the grid.
         """
-        memory.grid.check_latents(first_latents)
+        grid = grid or memory.grid
+        grid.check_latents(first_latents)
         if first_latents.shape[1] != 1:
             raise ValueError(f"The start picture is one latent frame; {first_latents.shape[1]} were given.")
-        if tuple(first_latents.shape[2:]) != memory.grid.size_of(cameras.image_size):
+        if tuple(first_latents.shape[2:]) != grid.size_of(cameras.image_size):
             raise ValueError(
                 f"The start picture has {list(first_latents.shape[2:])} latent cells; the path's picture size "
-                f"{cameras.image_size} needs {list(memory.grid.size_of(cameras.image_size))}. Use one size for both."
+                f"{cameras.image_size} needs {list(grid.size_of(cameras.image_size))}. Use one size for both."
             )
-        plan = plan_segments(len(cameras), memory.grid, segment_frames=segment_frames)
-        return Rollout(memory, cameras, plan, (first_latents,), fps, unit_length)
+        plan = plan_segments(len(cameras), grid, segment_frames=segment_frames)
+        return Rollout(memory, cameras, plan, (first_latents,), fps, unit_length, grid=grid)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -155,11 +161,28 @@ class Rollout:
     def filmed_cameras(self) -> Cameras:
         """The cameras of all filmed latents."""
         count = sum(latents.shape[1] for latents in self.latents)
-        stride = self.memory.grid.temporal_stride
+        stride = self.grid.temporal_stride
         return self.cameras[[frame * stride for frame in range(count)]]
 
+    def pixel_cameras_of(self, segment: Segment) -> Cameras:
+        """The cameras of all pixel frames that the model makes for a segment, the overlap included."""
+        return self.cameras[list(range(segment.target_frames[0], segment.target_frames[-1] + 1))]
+
+    @property
+    def landmarks(self) -> LatentMemory:
+        """The memory at the latent grid's density, for telling which frames saw the same places."""
+        return sampled(self.memory, self.grid) if is_rgb(self.memory) else self.memory
+
     def view(self, segment: Segment) -> MemoryView:
-        """What the memory shows to the latent frames of a segment."""
+        """What a memory of latents shows to the latent frames of a segment.
+
+        Raises ValueError for a memory of colours, whose view has to be rendered and encoded.
+        """
+        if is_rgb(self.memory):
+            raise ValueError(
+                "This film remembers colours: what they show has to be encoded, and no VAE is connected. Connect the "
+                "Wan2.2 VAE to Project Memory, or start the film with the kind latent."
+            )
         return project(self.memory, self.cameras_of(segment), self.size)
 
     def preceding(self, count: int) -> tuple[torch.Tensor, MemoryView] | None:
@@ -191,12 +214,12 @@ class Rollout:
         Raises ValueError when the latents are not those of the next segment.
         """
         segment = self.next_segment
-        self.memory.grid.check_latents(latents)
+        self.grid.check_latents(latents)
         expected = (segment.latent_frames, *self.size)
         if tuple(latents.shape[1:]) != expected:
             raise ValueError(
-                f"Segment {segment.index + 1} has {segment.latent_frames} latent frames of {self.size[0]}x{self.size[1]}"
-                f" cells; latents of shape {list(latents.shape)} were given. Connect the segment that Generate Segment "
+                f"Segment {segment.index + 1} has {segment.latent_frames} latent frames of {self.size} cells; latents "
+                f"of shape {list(latents.shape)} were given. Connect the segment that Generate Segment "
                 "made from this memory."
             )
         shares = view.is_covered.float().mean(dim=(1, 2)).tolist()
@@ -215,13 +238,13 @@ class Rollout:
         cameras: one per pixel frame still to film and one for the frame the film is at (4n+1 in all), relative to
             the camera of that frame: the first is the identity.
         """
-        stride = self.memory.grid.temporal_stride
+        stride = self.grid.temporal_stride
         here = (sum(latents.shape[1] for latents in self.latents) - 1) * stride
         moved = cameras.moved(self.cameras.cam2world[here])
         joined = Cameras.joined([self.cameras[:here], moved]) if here else moved
         plan = self.plan[: self.segments_done]
         segment_frames = max([SEGMENT_FRAMES, *(segment.model_frames for segment in plan)])
-        rest = plan_segments(len(cameras), self.memory.grid, segment_frames=segment_frames)
+        rest = plan_segments(len(cameras), self.grid, segment_frames=segment_frames)
         shifted = tuple(
             Segment(
                 len(plan) + segment.index,
@@ -238,4 +261,7 @@ class Rollout:
 
 
 def _frames_of(view: MemoryView, frames: slice) -> MemoryView:
-    return MemoryView(view.latents[:, frames], view.is_covered[frames], view.depth[frames], view.point_index[frames])
+    holes = None if view.hole_latents is None else view.hole_latents[:, frames]
+    return MemoryView(
+        view.latents[:, frames], view.is_covered[frames], view.depth[frames], view.point_index[frames], holes
+    )

@@ -74,6 +74,7 @@ class SegmentLoopStart(io.ComfyNode):
                 io.String.Input(
                     "strengths",
                     default="1",
+                    optional=True,
                     tooltip="How strongly each segment obeys the memory: numbers separated by spaces or commas; the last serves "
                     "all further segments. Only used where strength is connected to Generate Segment.",
                 ),

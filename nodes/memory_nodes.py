@@ -47,6 +47,7 @@ class InitLatentMemory(io.ComfyNode):
                     "cell_rule",
                     options=["center", "corner"],
                     default="center",
+                    optional=True,
                     advanced=True,
                     tooltip="Where the ray of a latent cell passes: center is true geometry; corner is what the released Mirage "
                     "code did, for weights trained with it.",

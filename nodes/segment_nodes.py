@@ -54,12 +54,12 @@ class GenerateSegment(io.ComfyNode):
                 MirageAdapter.Input("adapter", optional=True, tooltip="From Load Mirage Adapter: a trained side branch and / or LoRA. Without it a stock Wan2.2 is guided by the memory as it is."),
                 io.Vae.Input("vae", optional=True, tooltip="The Wan2.2 VAE. Needed for end_image, reference_images, and side branches that read an encoded video beside the view."),
                 io.Image.Input("end_image", optional=True, tooltip="A picture the film ends on."),
-                io.Combo.Input("end_image_at", options=["end of the path", "this segment"], default="end of the path", advanced=True, tooltip="Which segment ends on end_image: the last of the path (for loops), or each segment this node makes."),
+                io.Combo.Input("end_image_at", options=["end of the path", "this segment"], default="end of the path", optional=True, advanced=True, tooltip="Which segment ends on end_image: the last of the path (for loops), or each segment this node makes."),
                 io.Image.Input("reference_images", optional=True, tooltip="Pictures of the place or its look that go through the model beside the segment, before the references from the film. Needs an adapter trained with references."),
-                io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.01, advanced=True, tooltip="Share of the sampling after which the side branch begins to act."),
-                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.01, advanced=True, tooltip="Share of the sampling after which the side branch stops."),
-                io.Int.Input("references", default=4, min=0, max=8, advanced=True, tooltip="At most this many earlier latent frames that saw the same place go through the model beside the segment. Only with an adapter."),
-                io.Int.Input("preceding", default=2, min=0, max=8, advanced=True, tooltip="This many latent frames just before the segment go through the model beside it. Only with an adapter."),
+                io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True, tooltip="Share of the sampling after which the side branch begins to act."),
+                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True, tooltip="Share of the sampling after which the side branch stops."),
+                io.Int.Input("references", default=4, min=0, max=8, optional=True, advanced=True, tooltip="At most this many earlier latent frames that saw the same place go through the model beside the segment. Only with an adapter."),
+                io.Int.Input("preceding", default=2, min=0, max=8, optional=True, advanced=True, tooltip="This many latent frames just before the segment go through the model beside it. Only with an adapter."),
             ],
             outputs=[
                 io.Latent.Output(display_name="segment", tooltip="The segment, its first latent being the last one of the film so far. For VAE Decode and Write Memory."),
@@ -139,6 +139,6 @@ def check_view(view: MemoryView, memory: Rollout) -> None:
 
 def shown_node_id(hidden) -> str | None:
     """The node on the canvas that a node stands for, also inside an unrolled loop."""
-    if hidden.dynprompt is None or hidden.unique_id is None:
+    if hidden is None or hidden.dynprompt is None or hidden.unique_id is None:  # called by a program
         return None
     return hidden.dynprompt.get_display_node_id(hidden.unique_id)

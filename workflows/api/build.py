@@ -113,6 +113,7 @@ def long_flight() -> dict[str, dict]:
         seed=1,
         seed_mode="increment",
         prompts=PROMPT,
+        strengths="1",
     )
     graph["positive"] = node("CLIPTextEncode", "Prompt of this segment", text=["start", 2], clip=["clip", 0])
     graph |= segment("each_", ["start", 1], ["positive", 0], ["start", 3], ["start", 5])

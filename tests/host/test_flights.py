@@ -1,0 +1,200 @@
+"""The shipped workflows through the HTTP interface of the real server, at tiny size."""
+
+from __future__ import annotations
+
+import copy
+import json
+from io import BytesIO
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from real_host.client import PromptFailed, PromptInterrupted, made_files
+
+API = Path(__file__).resolve().parents[2] / "workflows" / "api"
+
+
+def flight(name: str, **changes) -> dict:
+    """A shipped workflow at 96x64 with few steps; changes: {class_type: {input: value}}."""
+    prompt = json.loads((API / f"{name}.json").read_text())
+    small = {
+        "MirageCameraPath": {"width": 96, "height": 64, "length": 65, "fov": 60.0},
+        "MirageGenerateSegment": {"steps": 2},
+        "MirageFilmReport": {"pictures": 4},
+    }
+    for node in prompt.values():
+        node["inputs"].update(small.get(node["class_type"], {}))
+        node["inputs"].update(changes.get(node["class_type"], {}))
+    return prompt
+
+
+def node(class_type: str, **inputs) -> dict:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def find(prompt: dict, title: str) -> str:
+    return next(key for key, node in prompt.items() if node["_meta"]["title"] == title)
+
+
+def of_type(prompt: dict, class_type: str) -> str:
+    return next(key for key, node in prompt.items() if node["class_type"] == class_type)
+
+
+def film(client, prompt: dict, finished) -> list[np.ndarray]:
+    listed = made_files(finished.outputs[of_type(prompt, "SaveVideo")])
+    with av.open(BytesIO(client.fetch(listed[0]))) as container:
+        return [frame.to_ndarray(format="rgb24").astype(np.float32) for frame in container.decode(video=0)]
+
+
+def psnr(one: np.ndarray, other: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / max(1e-9, ((one - other) ** 2).mean())))
+
+
+@pytest.fixture(scope="module")
+def picture(server, tmp_path_factory):
+    """A picture of our own in the server's input folder."""
+    return "mirage_room.jpg"
+
+
+def test_two_segments_wired_by_hand_fly_out_and_find_the_room_again(client, picture):
+    prompt = flight("stand_in_first_flight", LoadImage={"image": picture})
+    finished = client.run(prompt)
+    frames = film(client, prompt, finished)
+    assert len(frames) == 65 and frames[0].shape == (64, 96, 3)
+    assert psnr(frames[0], frames[-1]) > 20, "the camera is back at the start, so the picture is too"
+    assert psnr(frames[0], frames[32]) < psnr(frames[0], frames[-1]) - 3, "the camera was somewhere else in between"
+
+
+def test_the_loop_films_each_segment_and_says_so(client, picture):
+    prompt = flight("stand_in_long_flight", LoadImage={"image": picture}, MirageCameraPath={
+        "width": 96, "height": 64, "length": 97, "fov": 60.0})  # fmt: skip
+    finished = client.run(prompt)
+    assert len(film(client, prompt, finished)) == 97
+    told = [event.data["text"] for event in finished.events if event.kind == "text"]
+    assert [line for line in told if "step 2/2" in line] == [f"segment {k}/3, step 2/2" for k in (1, 2, 3)]
+    previews = [key for key in finished.outputs if key.endswith("." + find(prompt, "What the memory shows"))]
+    assert len(previews) == 3, "previews in the body are made once per segment"
+    sheet = made_files(finished.outputs[find(prompt, "Contact sheet")])
+    assert Image.open(BytesIO(client.fetch(sheet[0]))).size[0] > 1000
+
+
+def test_a_loop_inside_a_subgraph_films_the_same(client, picture):
+    prompt = flight("stand_in_long_flight", LoadImage={"image": picture})
+    nested = {}
+    for key, node in prompt.items():  # the frontend flattens a subgraph to ids such as "8:5"
+        node = copy.deepcopy(node)
+        for name, value in node["inputs"].items():
+            if isinstance(value, list):
+                node["inputs"][name] = [f"8:{value[0]}", value[1]]
+        nested[f"8:{key}"] = node
+    finished = client.run(nested)
+    listed = made_files(finished.outputs[f"8:{of_type(prompt, 'SaveVideo')}"])
+    with av.open(BytesIO(client.fetch(listed[0]))) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 65
+
+
+def test_the_stock_depth_loaders_and_a_random_model_carry_a_whole_flight(client, picture):
+    prompt = flight("long_flight", LoadImage={"image": picture}, MirageGenerateSegment={"steps": 1, "cfg": 2.0})
+    prompt[of_type(prompt, "UNETLoader")]["inputs"]["unet_name"] = "mirage_random_dit.safetensors"
+    prompt[of_type(prompt, "VAELoader")]["inputs"]["vae_name"] = "mirage_stand_in_vae.safetensors"
+    prompt[of_type(prompt, "LoadMoGeModel")]["inputs"]["model_name"] = "mirage_random_moge1.safetensors"
+    prompt[of_type(prompt, "MirageCameraPath")]["inputs"]["length"] = 37
+    del prompt[of_type(prompt, "CLIPLoader")]
+    for node in prompt.values():
+        if node["class_type"] == "CLIPTextEncode":
+            node["class_type"] = "MirageStandInText"
+            node["inputs"] = {"text": node["inputs"]["text"], "width": 64}
+        if node["class_type"] == "MoGeInference":
+            node["inputs"]["resolution_level"] = 0
+        if node["class_type"] == "MirageDynamicSkyMask":
+            node["inputs"]["sky_threshold"] = 1.0
+            del node["inputs"]["geometry"]  # random weights call everything sky
+    finished = client.run(prompt)
+    assert len(film(client, prompt, finished)) == 37
+
+
+def test_depth_anything_3_starts_a_memory(client, picture):
+    path = {
+        "preset": "pan_right", "amount": 10.0, "out_move": "roll", "length": 5, "speed": 1.0, "easing": "linear",
+        "fov": 55.0, "width": 96, "height": 64, "fps": 16.0,
+    }  # fmt: skip
+    inference = {"image": ["1", 0], "resolution": 140, "resize_method": "upper_bound_resize", "mode": "mono"}
+    memory = {"image": ["1", 0], "vae": ["5", 0], "geometry": ["3", 0], "path": ["4", 0]}
+    prompt = {
+        "1": node("LoadImage", image=picture),
+        "2": node("LoadDA3Model", model_name="mirage_random_da3.safetensors", weight_dtype="fp32"),
+        "3": node("DA3Inference", da3_model=["2", 0], **inference),
+        "4": node("MirageCameraPath", **path),
+        "5": node("VAELoader", vae_name="mirage_stand_in_vae.safetensors"),
+        "6": node("MirageInitLatentMemory", **memory),
+        "7": node("MirageProjectMemory", memory=["6", 0]),
+        "8": node("SaveImage", images=["7", 2], filename_prefix="test/view"),
+    }
+    assert len(made_files(client.run(prompt).outputs["8"])) == 2
+
+
+def test_changing_the_prompt_of_segment_two_makes_only_segment_two_again(client, picture):
+    prompt = flight("stand_in_long_flight", LoadImage={"image": picture})
+    start, generate = of_type(prompt, "MirageLoopStart"), of_type(prompt, "MirageGenerateSegment")
+    prompt[start]["inputs"] |= {"segments": 2, "prompts": "a room\na room"}
+    client.run(prompt)
+    prompt[start]["inputs"]["prompts"] = "a room\na garden"
+    again = [node for node in client.run(prompt).executed_nodes() if node.endswith(f".{generate}")]
+    assert len(again) == 1 and ".i1." in again[0]
+
+
+def test_an_interrupted_run_can_be_queued_again(client, picture):
+    prompt = flight(
+        "stand_in_long_flight", LoadImage={"image": picture}, MirageGenerateSegment={"steps": 30, "seed": 5}
+    )
+    prompt[of_type(prompt, "MirageLoopStart")]["inputs"]["seed"] = 4242
+
+    def stop(event):
+        if event.kind == "text" and "segment 2/2" in event.data["text"]:
+            client.interrupt()
+
+    with pytest.raises(PromptInterrupted):
+        client.run(prompt, on_event=stop)
+    prompt[of_type(prompt, "MirageGenerateSegment")]["inputs"]["steps"] = 1
+    assert len(film(client, prompt, client.run(prompt))) == 65
+
+
+def test_an_error_in_the_loop_names_the_segment_and_the_node(client, picture):
+    prompt = flight("stand_in_long_flight", LoadImage={"image": picture})
+
+    prompt[of_type(prompt, "MirageWriteMemory")]["inputs"]["geometry"] = [of_type(prompt, "MirageSimpleDepth"), 0]
+    with pytest.raises(PromptFailed, match="segment 1/2, Write Memory: There are 1 depth maps"):
+        client.run(prompt)
+
+
+def test_a_path_shorter_than_the_loop_is_said_before_anything_is_made(client, picture):
+    prompt = flight("stand_in_long_flight", LoadImage={"image": picture}, MirageLoopStart={"segments": 5})
+    with pytest.raises(PromptFailed, match=r"camera path has 2 segments left \(65 frames in all\), and 5"):
+        client.run(prompt)
+
+
+def test_a_loop_end_without_its_start_is_refused(client, picture):
+    prompt = flight("stand_in_long_flight", LoadImage={"image": picture})
+    prompt[of_type(prompt, "MirageLoopEnd")]["inputs"]["loop"] = [of_type(prompt, "MirageInitLatentMemory"), 0]
+    with pytest.raises((PromptFailed, ValueError), match=r"paired|MIRAGE_LOOP|type"):
+        client.run(prompt)
+
+
+def test_the_wan21_vae_is_refused_with_the_one_to_use(client, picture, base_directory):
+    stand_in = base_directory / "models/vae/mirage_stand_in_vae.safetensors"
+    narrow = load_file(stand_in)
+    narrow["encoder.0.weight"] = narrow["encoder.0.weight"][:, :3]
+    narrow["decoder.1.weight"] = narrow["decoder.1.weight"][:, :16]
+    for key, value in narrow.items():  # 16 latent channels, no pixel shuffle: the shape of the Wan2.1 files
+        narrow[key] = (
+            value[:3] if key.startswith("decoder.22") else value[:16] if len(value) == 48 else value
+        ).contiguous()
+    save_file(narrow, stand_in.with_name("wan21.safetensors"))
+    prompt = flight("stand_in_first_flight", LoadImage={"image": picture}, VAELoader={"vae_name": "wan21.safetensors"})
+    with pytest.raises(PromptFailed, match=r"16 channels.*Wan2\.2 VAE") as failed:
+        client.run(prompt)
+    assert failed.value.node_type == "MirageInitLatentMemory"
