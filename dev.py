@@ -394,7 +394,7 @@ def _pip_trouble() -> str:
     tail = LOG.read_text(errors="replace")[-6000:]
     if "No space left" in tail:
         return f"The disk is full. Free {DISK_GB} GB and run the same command again."
-    if re.search(r"NewConnectionError|name resolution|Network is unreachable|timed out|ProxyError|SSLError", tail):
+    if re.search(r"NewConnection|name resolution|unreachable|timed out|ProxyError|SSLError|from versions: none", tail):
         return "pip cannot reach its package index. Check the network or the proxy, and run the same command again."
     if "No matching distribution" in tail:
         return f"pip found no package for Python {sys.version.split()[0]} on this system. Try Python 3.12; see {LOG}."

@@ -61,7 +61,10 @@ class ProgressLines:
 
 
 def _check_move(client: Client, move: str | None) -> None:
-    options = client.get("/object_info/MirageCameraPath")["MirageCameraPath"]["input"]["required"]["preset"]
+    listed = client.get("/object_info/MirageCameraPath")
+    if not listed:
+        raise ValueError("ComfyUI did not load the Mirage nodes; its log says why.")
+    options = listed["MirageCameraPath"]["input"]["required"]["preset"]
     moves = options[0] if isinstance(options[0], list) else options[1]["options"]
     if move is not None and move not in moves:
         raise ValueError(f"There is no camera move {move}. The moves are {', '.join(moves)}.")
