@@ -71,19 +71,19 @@ class MemoryBlock:
         order = _spatial_order(self.points)
         # The last tile is filled up with its last point: drawn twice, a point shows as it does drawn once.
         order = torch.cat([order, order[-1:].expand(-n % TILE)])
-        vectors = torch.stack([self.points[order], self.sides[order, 0], self.sides[order, 1]], dim=1)
-        values = vectors.view(-1, TILE, 9).transpose(1, 2).contiguous()
-        low, high = values[:, :3].amin(-1).double(), values[:, :3].amax(-1).double()
+        vectors = torch.cat([self.points[order], self.sides[order].flatten(1)], dim=1)
+        values = vectors.T.reshape(9, -1, TILE)
+        low, high = values[:3].amin(-1).double(), values[:3].amax(-1).double()
         # No patch reaches farther than its longer side, and a float32 box may be a rounding short of its points.
-        radii = ((high - low).norm(dim=1) / 2 + 1.25 * self.footprints[order].view(-1, TILE).amax(1)) * 1.001
-        return PointTiles(values, order.view(-1, TILE), (low + high) / 2, radii)
+        radii = ((high - low).norm(dim=0) / 2 + 1.25 * self.footprints[order].view(-1, TILE).amax(1)) * 1.001
+        return PointTiles(values, order.view(-1, TILE), (low + high).T / 2, radii)
 
 
 @dataclass(frozen=True)
 class PointTiles:
     """Points of a block in tiles of TILE neighbours, so that most of what a camera does not see is skipped unread.
 
-    values: [tiles 9 TILE] x, y, z of the point, of its first side, of its second side.
+    values: [9 tiles TILE] x, y, z of the point, of its first side, of its second side.
     index: [tiles TILE] int64, rows of the block.
     centers: [tiles 3] and radii: [tiles] float64, spheres around the patches of a tile.
     """

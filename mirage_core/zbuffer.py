@@ -20,9 +20,10 @@ from dataclasses import dataclass
 import torch
 
 from .camera import Cameras, projection_matrices
-from .memory import LatentMemory, PointTiles
+from .memory import LatentMemory
 
 _CHUNK = 1 << 11  # tiles drawn at a time: bounds the memory needed, and stays in the processor's cache
+_NOTHING = torch.iinfo(torch.int64).max
 _INDEX_BITS = 32
 _INDEX_MASK = (1 << _INDEX_BITS) - 1
 # The upper 14 bits of a positive float32: depths are told apart in steps of 1/64 of a power of two, 0.8 to 1.6 %.
@@ -58,6 +59,15 @@ class MemoryView:
 
 
 @dataclass(frozen=True)
+class _Chunk:
+    """Tiles of several blocks. index: [tiles TILE] of points in the memory.  in_sight: [frames tiles] bool."""
+
+    values: torch.Tensor
+    index: torch.Tensor
+    in_sight: torch.Tensor
+
+
+@dataclass(frozen=True)
 class _Patches:
     """Patches as one camera sees them, each [m]: image position in cells, depth, and both sides in its frame."""
 
@@ -76,29 +86,71 @@ class _Patches:
         return _Patches(*(value[chosen] for value in vars(self).values()))
 
 
+@dataclass(frozen=True)
+class _Axis:
+    """What the rays through the centres of columns (or of rows) have to do with patches, each [m].
+
+    The ray through x meets a patch's plane where u z + a ax + b bx = x (z + a az + b bz), or a p + b q = e with
+    p = ax - x az, q = bx - x bz, e = (x - u) z; and the same for v and y.
+    """
+
+    cell: torch.Tensor
+    p: torch.Tensor
+    q: torch.Tensor
+    e: torch.Tensor
+    distance: torch.Tensor
+    is_own: torch.Tensor
+
+    @staticmethod
+    def of(cell: torch.Tensor, center: torch.Tensor, patches: _Patches, a: torch.Tensor, b: torch.Tensor) -> _Axis:
+        x = cell + 0.5
+        step = x - center
+        return _Axis(
+            cell, a - x * patches.az, b - x * patches.bz, step * patches.z, step * step, cell == center.floor()
+        )
+
+
 class _Canvas:
     """The least keys so far, of one camera after the other, on the image and a border around it."""
 
     def __init__(self, frames: int, size: tuple[int, int], device: torch.device | str) -> None:
         self.rows, self.columns = size
         self.stride = self.columns + 2 * _BORDER
-        self.keys = torch.full((frames, (self.rows + 2 * _BORDER) * self.stride), torch.iinfo(torch.int64).max)
-        self.keys = self.keys.to(device)
+        self.keys = torch.full((frames, (self.rows + 2 * _BORDER) * self.stride), _NOTHING, device=device)
 
     def draw(
         self, frame: int, column: torch.Tensor, row: torch.Tensor, near: torch.Tensor, index: torch.Tensor
     ) -> None:
         """Lower the keys at float columns and rows, which are at most _BORDER outside of the image."""
-        cell = (row * self.stride + column + (self.stride + 1) * _BORDER).long()
-        self.keys[frame].scatter_reduce_(
-            0, cell, near.long().bitwise_left_shift_(_INDEX_BITS).bitwise_or_(index), "amin"
-        )
+        cell = (row * self.stride).add_(column).add_((self.stride + 1) * _BORDER).long()
+        key = near.long().bitwise_left_shift_(_INDEX_BITS).bitwise_or_(index)
+        self.keys[frame].scatter_reduce_(0, cell, key, "amin")
+
+    def image(self) -> torch.Tensor:
+        """[frames rows columns] int64 keys without the border."""
+        keys = self.keys.view(len(self.keys), self.rows + 2 * _BORDER, self.stride)
+        return keys[:, _BORDER:-_BORDER, _BORDER:-_BORDER]
 
     def winners(self) -> torch.Tensor:
         """[frames rows * columns] int64 index of the point that shows, -1 where none does."""
-        shape = (len(self.keys), self.rows + 2 * _BORDER, self.stride)
-        keys = self.keys.view(shape)[:, _BORDER:-_BORDER, _BORDER:-_BORDER].flatten(1)
+        keys = self.image().flatten(1)
         return torch.where(keys >> _INDEX_BITS < int(_bits(torch.tensor(_BEYOND))), keys & _INDEX_MASK, -1)
+
+    def farthest_around(
+        self, frame: int, column: torch.Tensor, row: torch.Tensor, is_wide: torch.Tensor
+    ) -> torch.Tensor:
+        """[m] the greatest nearness, rounded down to 24 bits, at most 2 (or, if wide, _REACH) cells away.
+
+        column, row: [m] at most _REACH outside of the image.  -1 where there is no image so close.
+        """
+        near = (self.image()[frame] >> (_INDEX_BITS + 7)).float()[None, None]  # 24 bits: exact in float32
+        near = torch.nn.functional.pad(near, [_REACH] * 4, value=-1.0)
+        around = []
+        for cells in (2, _REACH):
+            across = torch.nn.functional.max_pool2d(near, (1, 2 * cells + 1), 1, (0, cells))
+            around.append(torch.nn.functional.max_pool2d(across, (2 * cells + 1, 1), 1, (cells, 0)).flatten())
+        place = (row + _REACH) * (self.columns + 2 * _REACH) + column + _REACH + is_wide * around[0].numel()
+        return torch.cat(around)[place.long()]
 
 
 def project(memory: LatentMemory, cameras: Cameras, size: tuple[int, int]) -> MemoryView:
@@ -114,8 +166,8 @@ def project(memory: LatentMemory, cameras: Cameras, size: tuple[int, int]) -> Me
     """
     matrices, canvas = _prepared(memory, cameras, size)
     for chunk in _chunks(memory, matrices, size, margin=_REACH):
-        for frame, matrix in enumerate(matrices):
-            tiles = _tiles_in_sight(chunk, matrix, size, margin=_REACH)
+        for frame, (matrix, in_sight) in enumerate(zip(matrices, chunk.in_sight, strict=True)):
+            tiles = in_sight.nonzero()[:, 0]
             if len(tiles):
                 patches = _patches(chunk, tiles, matrix)
                 _draw_small(canvas, frame, patches)
@@ -131,13 +183,13 @@ def project_points(memory: LatentMemory, cameras: Cameras, size: tuple[int, int]
     """
     matrices, canvas = _prepared(memory, cameras, size)
     for chunk in _chunks(memory, matrices, size, margin=0):
-        for frame, matrix in enumerate(matrices):
-            tiles = _tiles_in_sight(chunk, matrix, size, margin=0)
+        for frame, (matrix, in_sight) in enumerate(zip(matrices, chunk.in_sight, strict=True)):
+            tiles = in_sight.nonzero()[:, 0]
             if not len(tiles):
                 continue
-            u, v, z = _positions(chunk.values[tiles, :3], matrix)
-            near = _bits(z + (z <= 0) * (10 * _BEYOND))
-            column, row = u.floor().clamp_(-1, size[1]), v.floor().clamp_(-1, size[0])
+            u, v, z = _positions(chunk.values[:3, tiles].flatten(1), matrix)
+            column, row = u.floor_().clamp_(-1, size[1]), v.floor_().clamp_(-1, size[0])
+            near = _bits(z.add_(z <= 0, alpha=10 * _BEYOND))
             canvas.draw(frame, column, row, near, chunk.index[tiles].flatten())
     return _view(memory, matrices, size, canvas.winners(), at_cell_center=False)
 
@@ -146,40 +198,44 @@ def _draw_small(canvas: _Canvas, frame: int, patches: _Patches) -> None:
     """Every patch in the two by two cells whose centres are nearest to its point: all of a patch at most so large."""
     # What is far outside lands in the border, where it is wrong and does not count.
     u, v = patches.u.clamp(-3, canvas.columns + 3), patches.v.clamp(-3, canvas.rows + 3)
-    inside = _Patches(patches.index, u, v, *list(vars(patches).values())[3:])
-    own_column, own_row = u.floor(), v.floor()
-    column, row = (u - 0.5).floor(), (v - 0.5).floor()
-    for down in (0, 1):
-        for across in (0, 1):
-            here = (column + across, row + down)
-            is_own = (here[0] == own_column) & (here[1] == own_row)
-            canvas.draw(frame, *here, _nearness(inside, *here, is_own), patches.index)
+    column, row = (u - 0.5).floor_(), (v - 0.5).floor_()
+    columns = [_Axis.of(cell, u, patches, patches.ax, patches.bx) for cell in (column, column + 1)]
+    for cell in (row, row + 1):
+        down = _Axis.of(cell, v, patches, patches.ay, patches.by)
+        for across in columns:
+            canvas.draw(frame, across.cell, down.cell, _nearness(patches, across, down), patches.index)
 
 
 def _draw_large(canvas: _Canvas, frame: int, patches: _Patches) -> None:
-    """The patches that reach beyond two by two cells, in all of their cells."""
+    """The patches that reach beyond two by two cells, in all of their cells, but for those that cannot show there."""
     u, v, z = patches.u, patches.v, patches.z
     # Over the patch u changes by a (ax - u az) / z' + b (bx - u bz) / z', and z' is at least this:
-    least = (z - (patches.az.abs() + patches.bz.abs()) * _HALF_SIDE).clamp_(min=1e-30)
-    half_u = ((patches.ax - u * patches.az).abs() + (patches.bx - u * patches.bz).abs()) / least * _HALF_SIDE
-    half_v = ((patches.ay - v * patches.az).abs() + (patches.by - v * patches.bz).abs()) / least * _HALF_SIDE
-    is_large = (torch.maximum(half_u, half_v) > 1) & (z > 0)
-    is_large &= torch.maximum((u - canvas.columns / 2).abs() - canvas.columns / 2, -_REACH + 0 * u) <= _REACH
-    is_large &= (v - canvas.rows / 2).abs() <= canvas.rows / 2 + _REACH
-    large = is_large.nonzero()[:, 0]
-    if not len(large):
-        return
-    patches, half_u, half_v = patches[large], half_u[large], half_v[large]
+    least = z - patches.az.abs().add_(patches.bz.abs()).mul_(_HALF_SIDE)
+    wide_u = (patches.ax - u * patches.az).abs_().add_((patches.bx - u * patches.bz).abs_()).mul_(_HALF_SIDE)
+    wide_v = (patches.ay - v * patches.az).abs_().add_((patches.by - v * patches.bz).abs_()).mul_(_HALF_SIDE)
+    outside = torch.maximum(
+        (u - canvas.columns / 2).abs_().sub_(canvas.columns / 2), (v - canvas.rows / 2).abs_().sub_(canvas.rows / 2)
+    )
+    large = ((torch.maximum(wide_u, wide_v) > least) & (z > 0) & (outside < _REACH)).nonzero()[:, 0]
+    least = least[large].clamp_(min=1e-30)
+    half_u, half_v = wide_u[large].div_(least), wide_v[large].div_(least)
+    # The two by two cells nearest to the point are drawn already: the others are at least one cell away.
+    may_be = (_bits(least) & _DEPTH_BITS) | (_bits(torch.ones(1, device=least.device)) >> _DISTANCE_SHIFT)
+    farthest = canvas.farthest_around(frame, u[large].floor_(), v[large].floor_(), torch.maximum(half_u, half_v) > 2)
+    may_show = (may_be >> 7 <= farthest).nonzero()[:, 0]
+    patches, half_u, half_v = patches[large[may_show]], half_u[may_show], half_v[may_show]
     first_column, columns = _cells_within(patches.u, half_u, canvas.columns)
     first_row, rows = _cells_within(patches.v, half_v, canvas.rows)
     owner = torch.repeat_interleave(columns * rows)
     rank = torch.arange(len(owner), device=owner.device) - ((columns * rows).cumsum(0) - columns * rows)[owner]
     down = rank // columns[owner]
-    column = (first_column[owner] + rank - down * columns[owner]).to(u.dtype)
-    row = (first_row[owner] + down).to(u.dtype)
+    column, row = first_column[owner] + rank - down * columns[owner], first_row[owner] + down
     patches = patches[owner]
-    is_own = (column == patches.u.floor()) & (row == patches.v.floor())
-    canvas.draw(frame, column, row, _nearness(patches, column, row, is_own), patches.index)
+    axes = (
+        _Axis.of(column.to(least.dtype), patches.u, patches, patches.ax, patches.bx),
+        _Axis.of(row.to(least.dtype), patches.v, patches, patches.ay, patches.by),
+    )
+    canvas.draw(frame, axes[0].cell, axes[1].cell, _nearness(patches, *axes), patches.index)
 
 
 def _cells_within(center: torch.Tensor, half: torch.Tensor, cells: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -190,55 +246,50 @@ def _cells_within(center: torch.Tensor, half: torch.Tensor, cells: int) -> tuple
     return low.long(), (high - low + 1).clamp_(min=0).long()
 
 
-def _nearness(patches: _Patches, column: torch.Tensor, row: torch.Tensor, is_own: torch.Tensor) -> torch.Tensor:
+def _nearness(patches: _Patches, across: _Axis, down: _Axis) -> torch.Tensor:
     """[m] int32 that is least for what shows: the depth step, then the distance from the cell's centre.
 
     Beyond all depths where the patch does not lie on the cell's centre and the cell is not its point's own.
     """
-    u, v, z, ax, ay, az, bx, by, bz = list(vars(patches).values())[1:]
-    depth, is_patch = _depth_on_ray(u, v, z, (ax, ay, az), (bx, by, bz), column + 0.5, row + 0.5)
-    is_out = (z <= 0) | ~(is_patch | is_own)
-    x, y = column + 0.5 - u, row + 0.5 - v
-    distance = (x * x).add_(y * y)
-    step = _bits(depth.add_(is_out * (10 * _BEYOND))).bitwise_and_(_DEPTH_BITS)
-    return step.bitwise_or_(_bits(distance) >> _DISTANCE_SHIFT)
+    depth, is_patch = _depth_on_ray(patches, across, down)
+    is_out = (is_patch | (across.is_own & down.is_own)).logical_not_().logical_or_(patches.z <= 0)
+    step = _bits(depth.add_(is_out, alpha=10 * _BEYOND)).bitwise_and_(_DEPTH_BITS)
+    return step.bitwise_or_(_bits(across.distance + down.distance) >> _DISTANCE_SHIFT)
 
 
-def _depth_on_ray(
-    u: torch.Tensor, v: torch.Tensor, z: torch.Tensor, side_a: Vector, side_b: Vector, x: torch.Tensor, y: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Depth of a patch on the ray through the image position (x, y), and whether the ray hits it."""
-    (ax, ay, az), (bx, by, bz) = side_a, side_b
-    # The ray meets the patch's plane where u z + a ax + b bx = x (z + a az + b bz), and the same for v and y.
-    p, q, r, s = ax - x * az, bx - x * bz, ay - y * az, by - y * bz
-    e, f = (x - u) * z, (y - v) * z
-    determinant = p * s - q * r
+def _depth_on_ray(patches: _Patches, across: _Axis, down: _Axis) -> tuple[torch.Tensor, torch.Tensor]:
+    """Depth of patches on the rays through the centres of cells, and whether the rays hit them."""
+    determinant = (across.p * down.q).sub_(across.q * down.p)
     determinant += determinant == 0  # edge-on: no place on the plane is the right one
-    a, b = (e * s - q * f) / determinant, (p * f - e * r) / determinant
+    a = (across.e * down.q).sub_(across.q * down.e).div_(determinant)
+    b = (across.p * down.e).sub_(across.e * down.p).div_(determinant)
     is_patch = torch.maximum(a.abs(), b.abs()) <= _HALF_SIDE
-    depth = z + a.clamp_(-_HALF_SIDE, _HALF_SIDE) * az + b.clamp_(-_HALF_SIDE, _HALF_SIDE) * bz
+    a.clamp_(-_HALF_SIDE, _HALF_SIDE).mul_(patches.az)
+    b.clamp_(-_HALF_SIDE, _HALF_SIDE).mul_(patches.bz)
     # A patch through the camera's own plane would be behind it here.
-    return torch.maximum(depth, z / 16), is_patch
+    return torch.maximum(a.add_(patches.z).add_(b), patches.z / 16), is_patch
 
 
-def _patches(chunk: PointTiles, tiles: torch.Tensor, matrix: torch.Tensor) -> _Patches:
-    values = chunk.values[tiles]
-    sides = (_turned(values[:, axis : axis + 3], matrix) for axis in (3, 6))
+def _patches(chunk: _Chunk, tiles: torch.Tensor, matrix: torch.Tensor) -> _Patches:
+    values = chunk.values[:, tiles].flatten(1)
     return _Patches(
-        chunk.index[tiles].flatten(), *_positions(values[:, :3], matrix), *(x for side in sides for x in side)
+        chunk.index[tiles].flatten(),
+        *_positions(values[:3], matrix),
+        *_turned(values[3:6], matrix),
+        *_turned(values[6:], matrix),
     )
 
 
 def _positions(points: torch.Tensor, matrix: torch.Tensor) -> Vector:
-    """(u, v, z), each [tiles * TILE], of points [tiles 3 TILE]; u and v mean nothing where z <= 0."""
+    """(u, v, z), each [m], of points [3 m]; u and v mean nothing where z <= 0."""
     x, y, z = (value.add_(shift) for value, shift in zip(_turned(points, matrix), matrix[:, 3].tolist(), strict=True))
     in_front = z.clamp(min=1e-30)
-    return x / in_front, y / in_front, z
+    return x.div_(in_front), y.div_(in_front), z
 
 
 def _turned(vectors: torch.Tensor, matrix: torch.Tensor) -> Vector:
-    """The linear part of matrix [3 4] applied to vectors [tiles 3 TILE]: three tensors [tiles * TILE]."""
-    x, y, z = vectors.transpose(0, 1).flatten(1)
+    """The linear part of matrix [3 4] applied to vectors [3 m]: three tensors [m]."""
+    x, y, z = vectors
     first, second, third = ((x * a).add_(y * b).add_(z * c) for a, b, c, _ in matrix.tolist())
     return first, second, third
 
@@ -257,40 +308,47 @@ def _prepared(memory: LatentMemory, cameras: Cameras, size: tuple[int, int]) -> 
     return projection_matrices(cameras, size, memory.grid), _Canvas(len(cameras), size, device)
 
 
-def _tiles_in_sight(chunk: PointTiles, matrices: torch.Tensor, size: tuple[int, int], margin: int) -> torch.Tensor:
-    """Tiles whose sphere reaches into the image of any of matrices [... 3 4], widened by `margin` cells."""
-    x, y, z = matrices.to(chunk.centers.device).unbind(-2)
+def _in_sight(
+    centers: torch.Tensor, radii: torch.Tensor, matrices: torch.Tensor, size: tuple[int, int], margin: int
+) -> torch.Tensor:
+    """[frames tiles] bool, whether a sphere reaches into the image widened by `margin` cells."""
+    x, y, z = matrices.to(centers.device).unbind(-2)
     # Linear forms of a homogeneous world point that are all at least 0 inside the image.
     bounds = torch.stack([x + margin * z, (size[1] + margin) * z - x, y + margin * z, (size[0] + margin) * z - y], -2)
-    distances = (
-        bounds[..., :3] @ chunk.centers.T + bounds[..., 3:] + bounds[..., :3].norm(dim=-1)[..., None] * chunk.radii
+    reach = bounds[..., :3].norm(dim=-1)[..., None] * radii
+    return (bounds[..., :3] @ centers.T + bounds[..., 3:] + reach >= 0).all(dim=1)
+
+
+def _chunks(memory: LatentMemory, matrices: torch.Tensor, size: tuple[int, int], margin: int) -> Iterator[_Chunk]:
+    """The tiles that some camera may see, at most _CHUNK at a time."""
+    if not memory.blocks or not len(matrices):
+        return
+    tiles = [block.tiles for block in memory.blocks]
+    in_sight = _in_sight(
+        torch.cat([one.centers for one in tiles]), torch.cat([one.radii for one in tiles]), matrices, size, margin
     )
-    is_reached = (distances >= 0).all(dim=-2)
-    return (is_reached.any(0) if is_reached.ndim == 2 else is_reached).nonzero()[:, 0]
-
-
-def _chunks(memory: LatentMemory, matrices: torch.Tensor, size: tuple[int, int], margin: int) -> Iterator[PointTiles]:
-    """The tiles that some camera may see, at most _CHUNK at a time; their index is that in the memory."""
-    parts: list[PointTiles] = []
-    count = first = 0
-    for block in memory.blocks:
-        for seen in _tiles_in_sight(block.tiles, matrices, size, margin).split(_CHUNK):
-            if count + len(seen) > _CHUNK:
+    firsts = torch.tensor([0, *(len(block) for block in memory.blocks)]).cumsum(0).tolist()
+    counts = [len(one.radii) for one in tiles]
+    parts: list[_Chunk] = []
+    room = _CHUNK
+    for one, first, seen in zip(tiles, firsts, in_sight.split(counts, dim=1), strict=False):
+        for chosen in seen.any(dim=0).nonzero()[:, 0].split(_CHUNK):
+            if len(chosen) > room:
                 yield _joined(parts)
-                parts, count = [], 0
-            tiles = block.tiles
-            if len(seen):
-                parts.append(
-                    PointTiles(tiles.values[seen], tiles.index[seen] + first, tiles.centers[seen], tiles.radii[seen])
-                )
-            count += len(seen)
-        first += len(block)
+                parts, room = [], _CHUNK
+            if len(chosen):
+                parts.append(_Chunk(one.values[:, chosen], one.index[chosen] + first, seen[:, chosen]))
+            room -= len(chosen)
     if parts:
         yield _joined(parts)
 
 
-def _joined(parts: list[PointTiles]) -> PointTiles:
-    return PointTiles(*(torch.cat([vars(part)[name] for part in parts]) for name in vars(parts[0])))
+def _joined(parts: list[_Chunk]) -> _Chunk:
+    return _Chunk(
+        values=torch.cat([part.values for part in parts], dim=1),
+        index=torch.cat([part.index for part in parts]),
+        in_sight=torch.cat([part.in_sight for part in parts], dim=1),
+    )
 
 
 def _view(
@@ -312,8 +370,10 @@ def _view(
         u, v, z = center[:, 0] / center[:, 2], center[:, 1] / center[:, 2], center[:, 2]
         if at_cell_center:
             sides = _rows(memory, "sides", winner).double() @ matrix[:, :, :3].transpose(1, 2)
-            x, y = place % cells % size[1] + 0.5, place % cells // size[1] + 0.5
-            z = _depth_on_ray(u, v, z, sides[:, 0].unbind(1), sides[:, 1].unbind(1), x, y)[0]
+            patches = _Patches(winner, u, v, z, *sides.flatten(1).unbind(1))
+            column, row = (place % cells % size[1]).double(), (place % cells // size[1]).double()
+            across = _Axis.of(column, u, patches, patches.ax, patches.bx)
+            z = _depth_on_ray(patches, across, _Axis.of(row, v, patches, patches.ay, patches.by))[0]
         depth[place] = z.to(depth_type)
     shape = (frames, *size)
     return MemoryView(
