@@ -41,6 +41,8 @@ _LORA_PARTS = {
     "lora_B": "lora_B.weight",
     "lora_up": "lora_B.weight",
 }
+# Spatia's tensors have the released trainer's names; only its files' names tell them apart.
+_SPATIA_FILE = re.compile(r"control_weight|lora_weights_\d|spatia", re.IGNORECASE)
 _KOHYA_NAME = re.compile(r"^blocks_(\d+)_(self_attn|cross_attn|ffn)_(\w+)$")
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -152,6 +154,14 @@ class LoraFile:
     stated: Stated
 
     @property
+    def only_continues(self) -> bool:
+        """True for Spatia's LoRA, which is not applied to the first segment.
+
+        Source: ZhaoJingjing713/Spatia@10ba7a0, inference.py generate_video: unload_lora in the first round.
+        """
+        return self.naming == "Spatia"
+
+    @property
     def strength(self) -> float:
         """What to multiply the user's strength by: alpha / rank where only the metadata has the alpha, else 1."""
         if self.has_alpha or self.stated.lora_alpha is None:
@@ -171,6 +181,7 @@ class LoraFile:
                 f"{len(self.modules)} modules",
                 f"{alpha}, applied at {self.strength:g} x strength" if not self.has_alpha else alpha,
                 f"{self.naming} naming",
+                *(["acts from the second segment on"] if self.only_continues else []),
             ]
         )
 
@@ -252,7 +263,7 @@ def branch_file(path: str | Path, *, layout: Layout | None = None) -> BranchFile
     blocks = _block_count(found, file)
     ffn_width = found.get("vace_blocks.0.ffn.0.weight", (0,))[0]
     _check_shapes(found, branch_shapes(blocks, channels, width, ffn_width), file)
-    spatia = re.search(r"control_weight|spatia", file, re.IGNORECASE) is not None
+    spatia = _SPATIA_FILE.search(file) is not None
     description = BranchFile(
         file=file,
         names=names,
@@ -311,7 +322,7 @@ def lora_file(path: str | Path) -> LoraFile:
         ranks=tuple(sorted({down[0] for down, _ in pairs if down})),
         has_alpha=any(name.endswith(".alpha") for name in found),
         width=widths.pop() if len(widths) == 1 else None,
-        naming=naming,
+        naming="Spatia" if _SPATIA_FILE.search(file) else naming,
         stated=stated_in(metadata, file),
     )
 

@@ -50,13 +50,17 @@ def apply_memory(
     start_percent, end_percent: share of sampling, in [0, 1], between which the branch acts. References and preceding
         frames stay throughout.
     encode: pictures -> normalised latents, for branches that read an encoded video beside the view.
-    hole_map: [channels frames rows columns] an already encoded hole map, for branches that read one.
+    hole_map: [channels frames rows columns] an already encoded hole map, for branches that read one; without it the
+        view's own is taken, and else one is drawn from what the view covers and encoded.
+
+    Spatia's LoRA was trained to continue and acts only beside references or preceding frames; any other acts always.
 
     Raises ValueError for a model, adapter or latents that do not belong together.
     """
     check_model(model)
     patched = model.clone()
-    if adapter is not None and adapter.lora is not None:
+    is_continued = references is not None or preceding_latents is not None
+    if adapter is not None and adapter.lora is not None and (is_continued or not adapter.lora.file.only_continues):
         _add_lora(patched, adapter.lora, adapter.lora_strength * adapter.lora.file.strength)
     if strength == 0:
         return patched
@@ -125,7 +129,7 @@ def reference_latents(rollout: Rollout, *, max_references: int, preceding: int) 
 
     preceding: latent frames that go into the model anyway, before the overlap latent; they are not taken twice.
     """
-    memory, film = rollout.memory, rollout.film
+    memory, film = rollout.landmarks, rollout.film
     if max_references < 1 or not memory.blocks:
         return None
     seen = shown_voxels(
@@ -175,7 +179,10 @@ def _context(
     if layout == "white_latent" and encode is not None:
         second = branch.white_latents(latents.shape[1], (latents.shape[2], latents.shape[3]), encode)
     elif layout == "hole_map":
+        maps = [one.hole_latents for one in views if one.hole_latents is not None]
         second = hole_map
+        if second is None and len(maps) == len(views):
+            second = torch.cat(maps, dim=1)
         if second is None and encode is not None:
             second = torch.cat([encode(hole_pictures(one.is_covered)).to(latents) for one in views], dim=1)
     return branch_context(latents, is_covered, layout, second)

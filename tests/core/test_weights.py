@@ -67,6 +67,12 @@ def test_spatia_is_known_by_its_file_name_and_reads_a_hole_map(written):
     assert "96 channels (48 view + 48 hole map)" in found.words() and "Spatia naming" in found.words()
 
 
+def test_spatias_lora_is_known_by_its_file_name_and_only_continues(written):
+    found = lora_file(written(lora_tensors(prefix="pipe.dit."), "lora_weights_10000.safetensors"))
+    assert found.only_continues and "acts from the second segment on" in found.words()
+    assert not lora_file(written(lora_tensors(prefix="pipe.dit."), "step_100_lora.safetensors")).only_continues
+
+
 def test_96_channels_without_a_hint_ask_for_the_layout(written):
     with pytest.raises(ValueError, match=r"does not say what the second half is. Choose the channel layout"):
         branch_file(written(branch_tensors()))

@@ -88,7 +88,9 @@ def adapter(pack, models):
 @pytest.fixture(scope="session")
 def view_of():
     """view_of(latents): a memory's view that covers everything."""
-    return lambda scene: types.SimpleNamespace(latents=scene, is_covered=torch.ones(scene.shape[1:], dtype=torch.bool))
+    return lambda scene: types.SimpleNamespace(
+        latents=scene, is_covered=torch.ones(scene.shape[1:], dtype=torch.bool), hole_latents=None
+    )
 
 
 @pytest.fixture(scope="session")

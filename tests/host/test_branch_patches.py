@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import weakref
 
 import pytest
@@ -299,6 +300,54 @@ def test_a_hole_map_is_made_from_the_view_where_none_is_given(pack, models, mode
     assert seen == [(9, 0.5, 0.5), (5, 0.5, 0.5)]  # all seen; target and preceding frames are clips of their own
     given = run(patched(model, adapter=spatia, encode=None, hole_map=inputs["scene"][48:]))
     assert (given - run(patched(model))).abs().max() == 0  # the same second half as the white one of this test
+
+
+def test_a_views_own_hole_map_is_read(pack, models, model, patched, run, inputs, view_of):
+    loading = pack("adapter")
+    spatia = loading.Adapter(loading.load_branch(str(models / "tiny_vace.safetensors"), layout="hole_map"))
+    scene = inputs["scene"]
+    view, before = view_of(scene[:48, :3]), view_of(scene[:48, 3:])
+    view.hole_latents, before.hole_latents = scene[48:, :3], scene[48:, 3:]
+    one = pack("branch_patch").apply_memory(
+        model,
+        spatia,
+        view=view,
+        references=inputs["references"],
+        preceding_latents=inputs["preceding"],
+        preceding_view=before,
+    )
+    assert torch.equal(run(one), run(patched(model)))
+
+
+def test_spatias_lora_is_left_out_of_the_first_segment(pack, model, adapter, patched, golden_folder, tmp_path):
+    path = tmp_path / "lora_weights_10000.safetensors"
+    path.write_bytes((golden_folder / "tiny_lora_pipe_dit.safetensors").read_bytes())
+    with_lora = pack("adapter").Adapter(adapter.branch, pack("adapter").load_lora(str(path)))
+    alone = {"references": None, "preceding_latents": None, "preceding_view": None}
+    assert patched(model, adapter=with_lora).patches
+    assert not patched(model, adapter=with_lora, encode=lambda pictures: torch.zeros(48, 3, 6, 10), **alone).patches
+
+
+@pytest.mark.skipif("MIRAGE_SLOW" not in os.environ, reason="compiles for minutes; set MIRAGE_SLOW=1")
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_a_compiled_model_gives_the_same_with_memory_in_front_and_behind(model, patched, sample, inputs, backend):
+    from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+    def is_guarded(entries):  # as the host's own TorchCompileModel node
+        return ["transformer_options" not in entry.name for entry in entries]
+
+    def compiled(one):
+        one = one.clone(disable_dynamic=True)
+        set_torch_compile_wrapper(model=one, backend=backend, options={"guard_filter_fn": is_guarded})
+        return one
+
+    def run(one):
+        noise = torch.randn(inputs["latents"].shape, generator=torch.Generator().manual_seed(4))
+        return sample(one, noise, inputs["latents"][:, :, :1], inputs["context"], steps=1)
+
+    expected = run(patched(model))
+    assert (run(patched(compiled(model))) - expected).abs().max() < 1e-4
+    assert (run(compiled(patched(model))) - expected).abs().max() < 1e-4
 
 
 def test_a_branch_that_needs_a_vae_says_so(model, patched):
