@@ -85,7 +85,12 @@ class InitLatentMemory(io.ComfyNode):
             is_static=is_static,
             confidence=_at_cells(shape.confidence, rollout.size),
         )
-        if len(block.points) == 0:
+        if not (depth > 0).any():
+            raise ValueError(
+                "No latent cell of the picture has one clear surface in the depth map: it is noise at this size. "
+                "Check the depth model, or use Simple Depth."
+            )
+        if len(block) == 0:
             raise ValueError(
                 "Nothing of the first picture may be remembered: the mask excludes every cell that has a depth. "
                 "Lower the thresholds of Dynamic/Sky Mask, or leave static_mask unconnected."

@@ -141,6 +141,8 @@ def test_changing_the_prompt_of_segment_two_makes_only_segment_two_again(client,
     prompt = flight("stand_in_long_flight", LoadImage={"image": picture})
     start, generate = of_type(prompt, "MirageLoopStart"), of_type(prompt, "MirageGenerateSegment")
     prompt[start]["inputs"] |= {"segments": 2, "prompts": "a room\na room"}
+    # A preview inside the loop makes the host run Start on the canvas, and its default cache then forgets the rest.
+    prompt = {key: one for key, one in prompt.items() if one["class_type"] != "PreviewImage"}
     client.run(prompt)
     prompt[start]["inputs"]["prompts"] = "a room\na garden"
     again = [node for node in client.run(prompt).executed_nodes() if node.endswith(f".{generate}")]
