@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from .camera import Cameras, unproject_cells
 from .latent_grid import LatentGrid
 
-TILE = 64
+TILE = 32
 _FORMAT, _VERSION = "mirage-memory", "1"
 _FIELDS = ("points", "latents", "latent_index", "confidence", "footprints", "sides")
 # Inverse depth is linear on a plane. A step to a neighbour of at most this share is taken for the same surface ...

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import torch
 
 from .camera import Cameras, projection_matrices
-from .memory import LatentMemory
+from .memory import TILE, LatentMemory
 
-_CHUNK = 1 << 11  # tiles drawn at a time: bounds the memory needed, and stays in the processor's cache
+_CHUNK = 131072 // TILE  # tiles drawn at a time: bounds the memory needed, and stays in the cache
 _NOTHING = torch.iinfo(torch.int64).max
 _INDEX_BITS = 32
 _INDEX_MASK = (1 << _INDEX_BITS) - 1
@@ -141,16 +141,26 @@ class _Canvas:
     ) -> torch.Tensor:
         """[m] the greatest nearness, rounded down to 24 bits, at most 2 (or, if wide, _REACH) cells away.
 
-        column, row: [m] at most _REACH outside of the image.  -1 where there is no image so close.
+        column, row: [m] float, at most _REACH outside of the image.  -1 where there is no image so close.
         """
-        near = (self.image()[frame] >> (_INDEX_BITS + 7)).float()[None, None]  # 24 bits: exact in float32
-        near = torch.nn.functional.pad(near, [_REACH] * 4, value=-1.0)
-        around = []
-        for cells in (2, _REACH):
-            across = torch.nn.functional.max_pool2d(near, (1, 2 * cells + 1), 1, (0, cells))
-            around.append(torch.nn.functional.max_pool2d(across, (2 * cells + 1, 1), 1, (cells, 0)).flatten())
-        place = (row + _REACH) * (self.columns + 2 * _REACH) + column + _REACH + is_wide * around[0].numel()
-        return torch.cat(around)[place.long()]
+        near = (self.image()[frame] >> (_INDEX_BITS + 7)).float()  # 24 bits: exact in float32
+        narrow = _greatest_around(near, 2, _REACH - 2)
+        around = torch.cat([narrow.flatten(), _greatest_around(near, _REACH, 0).flatten()])
+        place = (row + _REACH) * narrow.shape[1] + column + _REACH + is_wide * narrow.numel()
+        return around[place.long()]
+
+
+def _greatest_around(values: torch.Tensor, reach: int, border: int) -> torch.Tensor:
+    """[rows + 2 _REACH, columns + 2 _REACH] greatest of values [rows columns] in a square of 2 reach + 1 cells."""
+    greatest = torch.nn.functional.pad(values, [2 * reach + border] * 4, value=-1.0)
+    for dim in (0, 1):
+        width = 1
+        while width < 2 * reach + 1:
+            step = min(width, 2 * reach + 1 - width)
+            count = greatest.shape[dim] - step
+            greatest = torch.maximum(greatest.narrow(dim, 0, count), greatest.narrow(dim, step, count))
+            width += step
+    return greatest
 
 
 def project(memory: LatentMemory, cameras: Cameras, size: tuple[int, int]) -> MemoryView:
@@ -165,7 +175,7 @@ def project(memory: LatentMemory, cameras: Cameras, size: tuple[int, int]) -> Me
     memory is; and MemoryBlock.tiles, once.
     """
     matrices, canvas = _prepared(memory, cameras, size)
-    for chunk in _chunks(memory, matrices, size, margin=_REACH):
+    for chunk in _chunks(memory, matrices, size):
         for frame, (matrix, in_sight) in enumerate(zip(matrices, chunk.in_sight, strict=True)):
             tiles = in_sight.nonzero()[:, 0]
             if len(tiles):
@@ -182,12 +192,12 @@ def project_points(memory: LatentMemory, cameras: Cameras, size: tuple[int, int]
     it leaves to chance decided.
     """
     matrices, canvas = _prepared(memory, cameras, size)
-    for chunk in _chunks(memory, matrices, size, margin=0):
+    for chunk in _chunks(memory, matrices, size, fields=3):
         for frame, (matrix, in_sight) in enumerate(zip(matrices, chunk.in_sight, strict=True)):
             tiles = in_sight.nonzero()[:, 0]
             if not len(tiles):
                 continue
-            u, v, z = _positions(chunk.values[:3, tiles].flatten(1), matrix)
+            u, v, z = _positions(chunk.values[:, tiles].flatten(1), matrix)
             column, row = u.floor_().clamp_(-1, size[1]), v.floor_().clamp_(-1, size[0])
             near = _bits(z.add_(z <= 0, alpha=10 * _BEYOND))
             canvas.draw(frame, column, row, near, chunk.index[tiles].flatten())
@@ -309,24 +319,23 @@ def _prepared(memory: LatentMemory, cameras: Cameras, size: tuple[int, int]) -> 
 
 
 def _in_sight(
-    centers: torch.Tensor, radii: torch.Tensor, matrices: torch.Tensor, size: tuple[int, int], margin: int
+    centers: torch.Tensor, radii: torch.Tensor, matrices: torch.Tensor, size: tuple[int, int]
 ) -> torch.Tensor:
-    """[frames tiles] bool, whether a sphere reaches into the image widened by `margin` cells."""
+    """[frames spheres] bool, whether a sphere (centers [spheres 3]) reaches into the image of matrices [frames 3 4]."""
     x, y, z = matrices.to(centers.device).unbind(-2)
     # Linear forms of a homogeneous world point that are all at least 0 inside the image.
-    bounds = torch.stack([x + margin * z, (size[1] + margin) * z - x, y + margin * z, (size[0] + margin) * z - y], -2)
+    bounds = torch.stack([x, size[1] * z - x, y, size[0] * z - y], dim=-2)
     reach = bounds[..., :3].norm(dim=-1)[..., None] * radii
     return (bounds[..., :3] @ centers.T + bounds[..., 3:] + reach >= 0).all(dim=1)
 
 
-def _chunks(memory: LatentMemory, matrices: torch.Tensor, size: tuple[int, int], margin: int) -> Iterator[_Chunk]:
-    """The tiles that some camera may see, at most _CHUNK at a time."""
+def _chunks(memory: LatentMemory, matrices: torch.Tensor, size: tuple[int, int], fields: int = 9) -> Iterator[_Chunk]:
+    """The tiles that some camera may see, at most _CHUNK at a time, with the first `fields` of their values."""
     if not memory.blocks or not len(matrices):
         return
     tiles = [block.tiles for block in memory.blocks]
-    in_sight = _in_sight(
-        torch.cat([one.centers for one in tiles]), torch.cat([one.radii for one in tiles]), matrices, size, margin
-    )
+    spheres = torch.cat([one.centers for one in tiles]), torch.cat([one.radii for one in tiles])
+    in_sight = _in_sight(*spheres, matrices, size)
     firsts = torch.tensor([0, *(len(block) for block in memory.blocks)]).cumsum(0).tolist()
     counts = [len(one.radii) for one in tiles]
     parts: list[_Chunk] = []
@@ -337,7 +346,7 @@ def _chunks(memory: LatentMemory, matrices: torch.Tensor, size: tuple[int, int],
                 yield _joined(parts)
                 parts, room = [], _CHUNK
             if len(chosen):
-                parts.append(_Chunk(one.values[:, chosen], one.index[chosen] + first, seen[:, chosen]))
+                parts.append(_Chunk(one.values[:fields, chosen], one.index[chosen] + first, seen[:, chosen]))
             room -= len(chosen)
     if parts:
         yield _joined(parts)
