@@ -7,8 +7,8 @@ first frame of its group of four. Nothing here is learned; no host code is impor
 How a decoder of nearest upsampling and 3x3 convolutions can paint a different colour into each quarter of a cell:
 after upsampling, the left half of a cell differs from its left neighbour and equals its right one. The first memory
 block of a stage turns such differences (of eight mixtures of the codes) into is_left, is_right, is_top, is_bottom;
-the second adds the Haar detail of that quarter, gated by ReLU. Where neighbouring cells are equal the detail is left
-out, and the mean colour stays right.
+the second adds the Haar details of that half or quarter, gated by ReLU. Between equal cells the detail that would tell
+them apart is left out, and the mean colour stays right.
 """
 
 from __future__ import annotations
@@ -209,46 +209,50 @@ def _write_side_detection(weights: Weights, block: str, *, first_difference: int
 
 
 def _write_quarter_choice(weights: Weights, block: str, *, first_side: int, finer_details: bool) -> None:
-    """Add to the colours the coarse details (channels 3..20) of the quarter one is in.
+    """Add to the colours the coarse details (channels 3..20) of the half or quarter one is in.
 
-    With `finer_details` the fine details of that quarter (channels 21..92) take the place of the coarse ones.
+    With `finer_details` the fine details of that quarter (channels 21..92) take the place of the coarse ones. Where
+    left cannot be told from right (equal neighbours) fine details of the left are taken; they have no mean.
     """
-    chosen, gated, written = (weights[f"{block}.conv.{layer}.weight"][:, :, 1, 1] for layer in (0, 2, 4))
-    details = 90 if finer_details else 18
+    left, right, top, bottom, in_quarter, surely_in_quarter, details = 0, 1, 2, 3, 4, 8, 12
+    found, gated, written = (weights[f"{block}.conv.{layer}.weight"][:, :, 1, 1] for layer in (0, 2, 4))
+    sides = [first_side + side * _HASHES for side in range(4)]
+    found[range(4), sides] = 1
     for quarter, (row, column) in enumerate(itertools.product(range(2), range(2))):
-        chosen[quarter, first_side + column * _HASHES] = 1
-        chosen[quarter, first_side + (2 + row) * _HASHES] = 1
-        weights[f"{block}.conv.0.bias"][quarter] = -1
-    chosen[range(4, 4 + details), range(3, 3 + details)] = 1
+        found[in_quarter + quarter, sides[right]] = 1 if column else -1
+        found[in_quarter + quarter, sides[bottom]] = 1 if row else -1
+        found[surely_in_quarter + quarter, [sides[left + column], sides[top + row]]] = 1
+        weights[f"{block}.conv.0.bias"][in_quarter + quarter] = 1 - row - column
+        weights[f"{block}.conv.0.bias"][surely_in_quarter + quarter] = -1
+    count = 90 if finer_details else 18
+    found[range(details, details + count), range(3, 3 + count)] = 1
     gates = _Gates(gated, weights[f"{block}.conv.2.bias"])
-    for quarter, color, sign in itertools.product(range(4), range(3), (1, -1)):
-        gate = gates.add(shut_unless=quarter)
-        for detail, part in itertools.product(range(3), range(2)):
-            value = 4 * _HAAR[detail + 1, quarter] * (1 if part == 0 else -1) * sign
-            gated[gate, 4 + (color * 3 + detail) * 2 + part] = value
-        written[color, gate] = sign
-    if not finer_details:
-        return
-    for channel in range(18):
+    on_diagonal = [surely_in_quarter, surely_in_quarter + 3]
+    off_diagonal = [surely_in_quarter + 1, surely_in_quarter + 2]
+    adds = ([left], [top], on_diagonal)  # where the details x, y, xy brighten; elsewhere they darken
+    takes = ([right], [bottom], off_diagonal)
+    for color, detail, part in itertools.product(range(3), range(3), range(2)):
+        for sign, places in ((1, adds[detail]), (-1, takes[detail])):
+            gate = gates.add(details + (color * 3 + detail) * 2 + part, open_in=places)
+            written[color, gate] = sign if part == 0 else -sign
+    for channel in range(18) if finer_details else ():
         for quarter in range(4):
-            gate = gates.add(shut_unless=quarter)
-            gated[gate, 4 + 18 + quarter * 18 + channel] = 1
-            written[3 + channel, gate] = 1
-        carried = gates.add(shut_unless=None)
-        gated[carried, 4 + channel] = 1
-        written[3 + channel, carried] = -1
+            fine = gates.add(details + 18 + quarter * 18 + channel, open_in=[in_quarter + quarter])
+            written[3 + channel, fine] = 1
+        written[3 + channel, gates.add(details + channel, open_in=None)] = -1
 
 
 class _Gates:
-    """Hands out rows of a convolution; a gated row stays 0 unless its condition (an input that is 0 or 1) holds."""
+    """Hands out rows of a convolution that pass one channel on, or 0 unless one of some 0-or-1 channels is 1."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
         self.weight, self.bias, self.used = weight, bias, 0
 
-    def add(self, *, shut_unless: int | None) -> int:
+    def add(self, channel: int, *, open_in: list[int] | None) -> int:
         row, self.used = self.used, self.used + 1
-        if shut_unless is not None:
-            self.weight[row, shut_unless] = _SHUT
+        self.weight[row, channel] = 1
+        if open_in is not None:
+            self.weight[row, open_in] = _SHUT
             self.bias[row] = -_SHUT
         return row
 
