@@ -48,6 +48,11 @@ class Shot:
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} is {value}; it must be above 0.")
 
+    @property
+    def whole_frames(self) -> int:
+        """Frames that the whole path takes at this speed; more than `frames` when the film ends before the path."""
+        return max(2, round((self.frames - 1) / self.speed) + 1)
+
     def cameras(self, *, intrinsics: torch.Tensor, unit_length: float) -> Cameras:
         """One camera per pixel frame; the first is the identity.
 
@@ -55,7 +60,7 @@ class Shot:
         world units (what a path in median depths is measured in).
         """
         unit_length = unit_length if self.path.unit == "median_depth" else 1.0
-        whole = max(2, round((self.frames - 1) / self.speed) + 1)
+        whole = self.whole_frames
         cameras = self.path.cameras(whole, intrinsics=intrinsics, image_size=self.image_size, unit_length=unit_length)
         return cameras[[min(frame, whole - 1) for frame in range(self.frames)]]
 

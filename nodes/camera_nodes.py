@@ -100,12 +100,19 @@ class CameraPathNode(io.ComfyNode):
     def execute(
         cls, preset, amount, out_move, length, speed, easing, fov, width, height, fps, keyframes=""
     ) -> io.NodeOutput:  # fmt: skip
-        path = _path(preset, amount, out_move, easing, keyframes)
-        shot = Shot(path, length, (height, width), fps=fps, speed=speed, fov_degrees=fov or None)
+        shot = ordered_shot(preset, amount, out_move, length, speed, easing, fov, width, height, fps, keyframes)
         intrinsics = pinhole_intrinsics(fov or _PREVIEW_FOV, shot.image_size)
         cameras = shot.cameras(intrinsics=intrinsics, unit_length=1.0)
         starts = [segment.target_frames[0] for segment in plan_segments(length, WAN22)]
         return io.NodeOutput(shot, path_from_above(cameras, starts))
+
+
+def ordered_shot(
+    preset, amount, out_move, length, speed, easing, fov, width, height, fps, keyframes=""
+) -> Shot:  # fmt: skip
+    """The shot that the node's inputs order. Raises ValueError for a path or a size that cannot be filmed."""
+    path = _path(preset, amount, out_move, easing, keyframes)
+    return Shot(path, length, (height, width), fps=fps, speed=speed, fov_degrees=fov or None)
 
 
 def _path(name: str, amount: float, out_move: str, easing: str, keyframes: str) -> CameraPath:
