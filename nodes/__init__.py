@@ -10,6 +10,7 @@ from .film_nodes import DecodeFilm, FilmReport
 from .geometry_nodes import DynamicSkyMask, FramesForDepth, SimpleDepth
 from .loop_nodes import LoopFilm, LoopStep, SegmentLoopEnd, SegmentLoopStart
 from .memory_nodes import InitLatentMemory, ProjectMemory, WriteMemory
+from .scene_routes import add_routes
 from .segment_nodes import GenerateSegment
 from .stand_in_nodes import StandInText
 
@@ -35,6 +36,7 @@ NODES: list[type[io.ComfyNode]] = [
 ]
 
 register_model_folder()
+add_routes()
 
 
 class MirageExtension(ComfyExtension):
