@@ -102,7 +102,7 @@ def test_the_stock_depth_loaders_and_a_random_model_carry_a_whole_flight(client,
     prompt[of_type(prompt, "UNETLoader")]["inputs"]["unet_name"] = "mirage_random_dit.safetensors"
     prompt[of_type(prompt, "VAELoader")]["inputs"]["vae_name"] = "mirage_stand_in_vae.safetensors"
     prompt[of_type(prompt, "LoadMoGeModel")]["inputs"]["model_name"] = "mirage_random_moge1.safetensors"
-    prompt[of_type(prompt, "MirageCameraPath")]["inputs"]["length"] = 37
+    prompt[of_type(prompt, "MirageCameraPath")]["inputs"] |= {"length": 37, "width": 320, "height": 192}
     del prompt[of_type(prompt, "CLIPLoader")]
     for node in prompt.values():
         if node["class_type"] == "CLIPTextEncode":
@@ -120,7 +120,7 @@ def test_the_stock_depth_loaders_and_a_random_model_carry_a_whole_flight(client,
 def test_depth_anything_3_starts_a_memory(client, picture):
     path = {
         "preset": "pan_right", "amount": 10.0, "out_move": "roll", "length": 5, "speed": 1.0, "easing": "linear",
-        "fov": 55.0, "width": 96, "height": 64, "fps": 16.0,
+        "fov": 55.0, "width": 512, "height": 320, "fps": 16.0,
     }  # fmt: skip
     inference = {"image": ["1", 0], "resolution": 140, "resize_method": "upper_bound_resize", "mode": "mono"}
     memory = {"image": ["1", 0], "vae": ["5", 0], "geometry": ["3", 0], "path": ["4", 0]}

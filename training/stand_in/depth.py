@@ -87,12 +87,12 @@ def random_depth_anything(seed: int = 0) -> Weights:
     for head in ("output_conv2", "sky_output_conv2"):
         made.layer(f"head.scratch.{head}.0", (32, width // 2, 3, 3))
         made.layer(f"head.scratch.{head}.2", (1, 32, 1, 1))
-    made.weights["head.scratch.output_conv2.2.weight"] *= _BUMPS**2  # nearly a wall, so that latent cells have a surface
+    made.weights["head.scratch.output_conv2.2.weight"] *= _BUMPS  # nearly a wall, so that latent cells have a surface
     made.weights["head.scratch.sky_output_conv2.2.bias"] -= 5  # no sky anywhere
     return made.weights
 
 
-_BUMPS = 0.1  # how much of the random network is left in the logarithm of the depth
+_BUMPS = 0.01  # how much of the random network is left in the logarithm of the depth
 
 
 def _face_a_wall_moge1(weights: Weights) -> None:
