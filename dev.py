@@ -199,7 +199,10 @@ def _run_js_tests() -> int:
 
 
 def _demo_models(place: Place) -> Path:
-    """Make sure that the demo's models are there, say which they are, and return the workflow that uses them."""
+    """Make sure that the demo's models are there, say which they are, and return the workflow that uses them.
+
+    Trained weights, once they ship, come in here: they are linked into the models folder and have their own workflow.
+    """
     _write_stand_ins(place)
     print("No trained model is installed: flying with a stand-in that knows no pictures. What the memory holds stays")
     print("recognisable, what was never seen turns grey. Depth is a plain room box, not a depth model.")
