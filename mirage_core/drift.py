@@ -16,7 +16,7 @@ import torch.nn.functional as functional
 MAX_GAIN = 1.5
 MAX_OFFSET = 1.0  # in normalised latents, whose standard deviation is about 1
 
-_MIN_CELLS = 32  # compared cells that a frame needs to say anything about the spread of 48 channels
+_MIN_CELLS = 16  # compared cells that a frame needs to say anything about spread
 _OUTLIER = 3.0  # cells that differ this many times more than the median cell are movers or wrong geometry
 _ROUNDS = 3
 _MAD_TO_STD = 1.4826  # of normal noise

@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .branch_nodes import ApplyMirageMemory, FlowUniPCSampler, LoadMirageAdapter, register_model_folder
 from .camera_nodes import CameraPathNode
+from .drift_nodes import ColorAnchorNode
 from .film_nodes import DecodeFilm, FilmReport
 from .geometry_nodes import DynamicSkyMask, FramesForDepth, SimpleDepth
 from .loop_nodes import LoopFilm, LoopStep, SegmentLoopEnd, SegmentLoopStart
@@ -22,6 +23,7 @@ NODES: list[type[io.ComfyNode]] = [
     FramesForDepth,
     ProjectMemory,
     GenerateSegment,
+    ColorAnchorNode,
     WriteMemory,
     SegmentLoopStart,
     SegmentLoopEnd,

@@ -78,7 +78,7 @@ class FilmReport(io.ComfyNode):
 
     @classmethod
     def execute(cls, memory: Rollout, video, pictures=12) -> io.NodeOutput:
-        filmed = memory.memory.grid.frames(memory.film.shape[1])
+        filmed = memory.grid.frames(memory.film.shape[1])
         wanted = sorted({round(i * (filmed - 1) / (pictures - 1)) for i in range(pictures)})
         frames = [(f"frame {at}", frame) for at, frame in picked_frames(video, wanted)]
         shares = [list(one) for one in memory.coverage] or [[1.0]]
@@ -95,7 +95,7 @@ def decoded_segments(memory: Rollout, vae, *, tile_size: int = 0) -> Iterator[to
     Each segment is decoded together with the latent frames before it, whose frames are thrown away again: a causal VAE
     that starts cold shows a seam at the join.
     """
-    grid = memory.memory.grid
+    grid = memory.grid
     bar = comfy.utils.ProgressBar(memory.segments_done)
     film, at = memory.film, 1
     if memory.segments_done == 0:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
-from ..mirage_core.camera import Cameras
-from ..mirage_core.depth import align_scale, latent_depth, median_depth
-from ..mirage_core.latent_grid import WAN22, LatentGrid
-from ..mirage_core.masks import latent_frame_mask, latent_mask
-from ..mirage_core.memory import LatentMemory, lift
+from ..mirage_core.depth import median_depth
+from ..mirage_core.latent_grid import CellRule, LatentGrid
+from ..mirage_core.rgb_memory import is_rgb
 from ..mirage_core.rollout import Rollout, Shot
-from ..mirage_core.zbuffer import MemoryView, project
+from ..mirage_core.zbuffer import MemoryView
 from .geometry import Geometry, picture_intrinsics, read_geometry
 from .host_latents import encode_picture, fit_image, fit_maps, latent_preview, to_normalised
+from .lifting import re_encoded, segment_block, started_memory
+from .rgb_views import next_view, view_along
+from .scenes import remember_scene
 from .segment_errors import named_errors
 from .sockets import DA3Geometry, MirageMemory, MiragePath, MirageView, MoGeGeometry
 
 SEGMENT_VIEW = "mirage_view"  # key under which Generate Segment hands its view on inside the LATENT
+_LATENTS, _RE_ENCODE = "latents", "re-encode static regions"
 
 
 class InitLatentMemory(io.ComfyNode):
@@ -52,6 +54,15 @@ class InitLatentMemory(io.ComfyNode):
                     tooltip="Where the ray of a latent cell passes: center is true geometry; corner is what the released Mirage "
                     "code did, for weights trained with it.",
                 ),
+                io.Combo.Input(
+                    "kind",
+                    options=["latent", "rgb"],
+                    default="latent",
+                    optional=True,
+                    tooltip="What a point remembers. latent: the model's own latents, small and fast. rgb: colours of pixels, which are "
+                    "rendered and encoded for every segment, as Spatia's weights expect it; needs vae on Project Memory and vae and "
+                    "images on Write Memory.",
+                ),
             ],
             outputs=[
                 MirageMemory.Output(display_name="memory", tooltip="The memory and the film so far: the one value that travels through all Mirage nodes."),
@@ -60,7 +71,9 @@ class InitLatentMemory(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, image, vae, geometry, path: Shot, static_mask=None, cell_rule="center") -> io.NodeOutput:
+    def execute(
+        cls, image, vae, geometry, path: Shot, static_mask=None, cell_rule: CellRule = "center", kind="latent"
+    ) -> io.NodeOutput:
         grid = LatentGrid(cell_rule=cell_rule)
         start = fit_image(image[:1], path.image_size)
         latents = encode_picture(vae, start)
@@ -70,33 +83,12 @@ class InitLatentMemory(io.ComfyNode):
         intrinsics = picture_intrinsics(shape, path.image_size, path.fov_degrees)
         unit_length = median_depth(shape.depth)
         cameras = path.cameras(intrinsics=intrinsics, unit_length=unit_length)
-        rollout = Rollout.started(
-            LatentMemory.empty(grid), latents, cameras, fps=path.fps, unit_length=unit_length
-        )  # fmt: skip
-        is_static = (
-            None if static_mask is None else _is_static(fit_maps(static_mask[:1], path.image_size), 1, rollout.size)
-        )
-        depth = latent_depth(shape.depth, rollout.size)
-        block = lift(
-            latents,
-            depth,
-            cameras[[0]],
-            grid,
-            is_static=is_static,
-            confidence=_at_cells(shape.confidence, rollout.size),
-        )
-        if not (depth > 0).any():
-            raise ValueError(
-                "No latent cell of the picture has one clear surface in the depth map: it is noise at this size. "
-                "Check the depth model, or use Simple Depth."
-            )
-        if len(block) == 0:
-            raise ValueError(
-                "Nothing of the first picture may be remembered: the mask excludes every cell that has a depth. "
-                "Lower the thresholds of Dynamic/Sky Mask, or leave static_mask unconnected."
-            )
-        memory = rollout.memory.extended(block)
-        return io.NodeOutput(Rollout.started(memory, latents, cameras, fps=path.fps, unit_length=unit_length), start)
+        if static_mask is not None:
+            static_mask = fit_maps(static_mask[:1], path.image_size)
+        memory = started_memory(latents, start.cpu(), shape, cameras[[0]], static_mask, grid=grid, is_rgb=kind == "rgb")
+        rollout = Rollout.started(memory, latents, cameras, fps=path.fps, unit_length=unit_length, grid=grid)
+        remember_scene(rollout)
+        return io.NodeOutput(rollout, start)
 
 
 class ProjectMemory(io.ComfyNode):
@@ -106,7 +98,7 @@ class ProjectMemory(io.ComfyNode):
             node_id="MirageProjectMemory",
             display_name="Project Memory",
             category="Mirage",
-            description="What the memory shows to the cameras of the next segment, as latents: no pixels, no VAE.",
+            description="What the memory shows to the cameras of the next segment, as latents.",
             search_aliases=["mirage", "memory", "read", "render", "coverage"],
             inputs=[
                 MirageMemory.Input("memory", tooltip="The memory to look at."),
@@ -115,24 +107,22 @@ class ProjectMemory(io.ComfyNode):
                     optional=True,
                     tooltip="Look along another path, only to see what the memory would show. Generate Segment needs the view without it.",
                 ),
+                io.Vae.Input("vae", optional=True, tooltip="The Wan2.2 VAE. Only a memory of the kind rgb needs it, to encode what it shows."),
             ],
             outputs=[
                 MirageView.Output(display_name="view", tooltip="Latents the memory shows and where it covers; connect to Generate Segment."),
                 io.Mask.Output(display_name="coverage", tooltip="White where the memory covers the frame, one mask per latent frame, at latent size."),
-                io.Image.Output(display_name="preview", tooltip="The view in rough colours, one picture per latent frame; unknown parts are dark."),
+                io.Image.Output(display_name="preview", tooltip="The view, one picture per latent frame: in rough colours, or as rendered from an rgb memory. Unknown parts are dark."),
             ],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, memory: Rollout, path: Shot | None = None) -> io.NodeOutput:
+    def execute(cls, memory: Rollout, path: Shot | None = None, vae=None) -> io.NodeOutput:
         with named_errors(memory, "Project Memory"):
-            if path is None:
-                view = memory.view(memory.next_segment)
-            else:
-                cameras = path.cameras(intrinsics=memory.cameras.intrinsics[0], unit_length=memory.unit_length)
-                stride = memory.memory.grid.temporal_stride
-                view = project(memory.memory, cameras[list(range(0, len(cameras), stride))], memory.size)
-        return io.NodeOutput(view, view.is_covered.float().cpu(), view_picture(view))
+            view, pictures = next_view(memory, vae) if path is None else view_along(memory, path, vae)
+        return io.NodeOutput(
+            view, view.is_covered.float().cpu(), view_picture(view) if pictures is None else pictures.cpu()
+        )
 
 
 class WriteMemory(io.ComfyNode):
@@ -165,6 +155,18 @@ class WriteMemory(io.ComfyNode):
                     tooltip="Depth models guess the scale anew for each segment. On: each frame's depth is scaled to fit what the "
                     "memory already shows from the same camera.",
                 ),
+                io.Image.Input("images", optional=True, tooltip="All decoded frames of the segment, from VAE Decode. Needed by a memory of the kind rgb, and to re-encode."),
+                io.Vae.Input("vae", optional=True, tooltip="The Wan2.2 VAE. Needed to re-encode, and by a memory of the kind rgb for a segment that Generate Segment did not make."),
+                io.Combo.Input(
+                    "update",
+                    options=[_LATENTS, _RE_ENCODE],
+                    default=_LATENTS,
+                    optional=True,
+                    tooltip="latents: the segment's latents are remembered as they were made, nothing is decoded and encoded again. "
+                    "re-encode static regions: the decoded frames, with what moves filled from around it, are encoded again and those "
+                    "latents remembered, as in the paper: movers leave no trace, at the cost of the VAE's losses. No effect on a memory "
+                    "of the kind rgb.",
+                ),
             ],
             outputs=[
                 MirageMemory.Output(display_name="memory", tooltip="The memory with the segment in it; connect to the next segment or to Segment Loop End."),
@@ -173,75 +175,33 @@ class WriteMemory(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, memory: Rollout, segment, geometry=None, static_mask=None, align_depth=True) -> io.NodeOutput:
+    def execute(
+        cls, memory: Rollout, segment, geometry=None, static_mask=None, align_depth=True, images=None, vae=None,
+        update=_LATENTS,
+    ) -> io.NodeOutput:  # fmt: skip
         with named_errors(memory, "Write Memory"):
             planned = memory.next_segment
-            latents = to_normalised(segment["samples"], memory.memory.grid)
-            view = segment.get(SEGMENT_VIEW) or memory.view(planned)
+            latents = to_normalised(segment["samples"], memory.grid)
+            view = segment.get(SEGMENT_VIEW) or next_view(memory, vae)[0]
             if geometry is None:
                 block, note = None, "no geometry: nothing new is remembered"
             else:
-                block, note = _segment_block(memory, latents, view, read_geometry(geometry), static_mask, align_depth)
+                lifted, how = latents, ""
+                if update == _RE_ENCODE and not is_rgb(memory.memory):
+                    lifted, how = re_encoded(memory, images, static_mask, vae), "re-encoded, "
+                block, note = segment_block(
+                    memory,
+                    lifted,
+                    view,
+                    read_geometry(geometry),
+                    static_mask,
+                    is_aligned=align_depth,
+                    images=images,
+                )
+                note = how + note
             grown = memory.extended(latents, view, block, note=note)
+        remember_scene(grown)
         return io.NodeOutput(grown, f"segment {planned.index + 1}: {note}")
-
-
-def _segment_block(memory: Rollout, latents, view: MemoryView, shape: Geometry, static_mask, align_depth: bool):
-    """The points of a segment's new latent frames, and a line about them."""
-    planned, grid = memory.next_segment, memory.memory.grid
-    count = planned.latent_frames
-    if shape.depth.shape[0] == planned.model_frames and planned.model_frames != count:
-        shape = shape.frames(list(range(0, planned.model_frames, grid.temporal_stride)))
-    if shape.depth.shape[0] != count:
-        raise ValueError(
-            f"There are {shape.depth.shape[0]} depth maps; the segment has {planned.model_frames} frames. Give depth of all "
-            f"of them, or of the {count} that Frames for Depth picks."
-        )
-    depth = latent_depth(shape.depth, memory.size)
-    note = ""
-    if align_depth:
-        scale = align_scale(depth, view.depth.cpu(), view.is_covered.cpu())
-        depth = scale.apply(depth)
-        note = f", depth scaled by {float(scale.scales.mean()):.3f}"
-    # The overlap frame is in the memory already, from the segment before.
-    new = slice(1, None)
-    is_static = torch.ones(count, *memory.size, dtype=torch.bool)
-    if static_mask is not None:
-        is_static = _is_static(static_mask, count, memory.size)
-    cameras: Cameras = memory.cameras_of(planned)[new]
-    confidence = _at_cells(shape.confidence, memory.size)
-    block = lift(
-        latents[:, new],
-        depth[new],
-        cameras,
-        grid,
-        is_static=is_static[new],
-        confidence=None if confidence is None else confidence[new],
-        first_latent_index=memory.film.shape[1],
-    )
-    cells = depth[new].numel()
-    return (
-        block,
-        f"{len(block.points)} of {cells} cells written{note}, {memory.memory.count + len(block.points)} points in all",
-    )
-
-
-def _is_static(static_mask: torch.Tensor, latent_frames: int, size: tuple[int, int]) -> torch.Tensor:
-    is_excluded = 1 - static_mask.float().cpu()
-    if is_excluded.shape[0] == 1:
-        is_excluded = is_excluded.expand(latent_frames, -1, -1)
-    elif is_excluded.shape[0] == WAN22.frames(latent_frames):
-        is_excluded = latent_frame_mask(is_excluded, WAN22)
-    if is_excluded.shape[0] != latent_frames:
-        raise ValueError(
-            f"The static mask has {is_excluded.shape[0]} frames; the segment has {WAN22.frames(latent_frames)} "
-            f"({latent_frames} latent frames). Make the mask from the segment's own frames."
-        )
-    return latent_mask(is_excluded, size)
-
-
-def _at_cells(confidence: torch.Tensor | None, size: tuple[int, int]) -> torch.Tensor | None:
-    return None if confidence is None else torch.nn.functional.adaptive_avg_pool2d(confidence, size)
 
 
 def _check_same_shape(shape: Geometry, image: torch.Tensor) -> None:

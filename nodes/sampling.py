@@ -81,7 +81,7 @@ def start_latent(rollout: Rollout, *, end_latents: torch.Tensor | None = None) -
     end_latents: [channels 1 rows columns] normalised, the wanted last latent of the segment, or None.
     """
     segment, (rows, columns) = rollout.next_segment, rollout.size
-    channels = rollout.memory.grid.channels
+    channels = rollout.grid.channels
     # What is to be made leaks into the noise at the first sigma, so it is 0 in the normalised space: neutral.
     latents = torch.zeros(channels, segment.latent_frames, rows, columns)
     is_free = torch.ones(1, 1, segment.latent_frames, rows, columns)

@@ -1,0 +1,225 @@
+"""From pictures with their depth and masks to the points that are remembered: latents, or colours of pixels."""
+
+from __future__ import annotations
+
+import torch
+
+from ..mirage_core.camera import Cameras
+from ..mirage_core.depth import align_scale, latent_depth
+from ..mirage_core.drift import filled
+from ..mirage_core.latent_grid import WAN22, LatentGrid
+from ..mirage_core.masks import latent_frame_mask, latent_mask
+from ..mirage_core.memory import LatentMemory, MemoryBlock, lift
+from ..mirage_core.rgb_memory import PIXELS, is_rgb, lift_pixels, pixel_depth, thinned
+from ..mirage_core.rollout import Rollout
+from ..mirage_core.segments import Segment
+from ..mirage_core.zbuffer import MemoryView
+from .adapter import VaeEncoder
+from .geometry import Geometry
+
+_NEW = slice(1, None)  # the overlap frame is in the memory already, from the segment before
+
+
+def started_memory(
+    latents: torch.Tensor,
+    pictures: torch.Tensor,
+    shape: Geometry,
+    camera: Cameras,
+    static_mask: torch.Tensor | None,
+    *,
+    grid: LatentGrid,
+    is_rgb: bool,
+) -> LatentMemory:
+    """A memory of the first picture.
+
+    latents: [channels 1 rows columns] of it.  pictures: [1 H W 3] itself.  shape: its depth, cut to its aspect.
+    Raises ValueError when nothing of it may be remembered.
+    """
+    size = (latents.shape[2], latents.shape[3])
+    if is_rgb:
+        depth = pixel_depth(shape.depth, camera.image_size)
+    else:
+        depth = latent_depth(shape.depth, size)
+    if not (depth > 0).any():
+        raise ValueError(
+            "No latent cell of the picture has one clear surface in the depth map: it is noise at this size. "
+            "Check the depth model, or use Simple Depth."
+        )
+    if is_rgb:
+        is_static = None if static_mask is None else _static_pixels(static_mask, 1, camera.image_size)
+        confidence = _at_cells(shape.confidence, camera.image_size)
+        block = lift_pixels(pictures, depth, camera, is_static=is_static, confidence=confidence)
+    else:
+        is_static = None if static_mask is None else _static_cells(static_mask, 1, size)
+        confidence = _at_cells(shape.confidence, size)
+        block = lift(latents, depth, camera, grid, is_static=is_static, confidence=confidence)
+    if len(block) == 0:
+        raise ValueError(
+            "Nothing of the first picture may be remembered: the mask excludes every cell that has a depth. "
+            "Lower the thresholds of Dynamic/Sky Mask, or leave static_mask unconnected."
+        )
+    return LatentMemory.empty(PIXELS if is_rgb else grid).extended(block)
+
+
+def segment_block(
+    rollout: Rollout,
+    latents: torch.Tensor,
+    view: MemoryView,
+    shape: Geometry,
+    static_mask: torch.Tensor | None,
+    *,
+    is_aligned: bool,
+    images: torch.Tensor | None = None,
+) -> tuple[MemoryBlock, str]:
+    """The points of the next segment's new latent frames, and a line about them.
+
+    latents: [channels frames rows columns] of the segment.  view: what the memory showed to it.
+    shape: depth of the segment's frames, all of them or one per latent frame.
+    is_aligned: scale each frame's depth to what the memory shows.
+    images: [frames H W 3] the decoded segment; needed for an RGB memory.
+    Raises ValueError when these do not belong to the segment.
+    """
+    segment = rollout.next_segment
+    maps = _at_latent_frames(shape.depth, segment, "depth maps")
+    confidence = None if shape.confidence is None else _at_latent_frames(shape.confidence, segment, "confidence maps")
+    depth, note = latent_depth(maps, rollout.size), ""
+    if is_aligned:
+        scale = align_scale(depth, view.depth.cpu(), view.is_covered.cpu())
+        maps, depth = scale.apply(maps), scale.apply(depth)
+        note = f", depth scaled by {float(scale.scales.mean()):.3f}"
+    if is_rgb(rollout.memory):
+        pictures = _at_latent_frames(_checked_images(images, rollout), segment, "images")
+        block = _new_pixels(rollout, pictures.cpu(), maps, static_mask, confidence)
+        what = f"{pictures[1:].shape[:3].numel()} pixels"
+    else:
+        block = _new_cells(rollout, latents, depth, static_mask, confidence)
+        what = f"{depth[1:].numel()} cells"
+    return block, f"{len(block)} of {what} written{note}, {rollout.memory.count + len(block)} points in all"
+
+
+def _new_cells(
+    rollout: Rollout,
+    latents: torch.Tensor,
+    depth: torch.Tensor,
+    static_mask: torch.Tensor | None,
+    confidence: torch.Tensor | None,
+) -> MemoryBlock:
+    is_static = None if static_mask is None else _static_cells(static_mask, len(depth), rollout.size)[_NEW]
+    return lift(
+        latents[:, _NEW],
+        depth[_NEW],
+        rollout.cameras_of(rollout.next_segment)[_NEW],
+        rollout.memory.grid,
+        is_static=is_static,
+        confidence=_at_cells(None if confidence is None else confidence[_NEW], rollout.size),
+        first_latent_index=rollout.film.shape[1],
+    )
+
+
+def _new_pixels(
+    rollout: Rollout,
+    pictures: torch.Tensor,
+    depth: torch.Tensor,
+    static_mask: torch.Tensor | None,
+    confidence: torch.Tensor | None,
+) -> MemoryBlock:
+    image_size = rollout.cameras.image_size
+    is_static = None if static_mask is None else _static_pixels(static_mask, len(depth), image_size)[_NEW]
+    block = lift_pixels(
+        pictures[_NEW],
+        pixel_depth(depth[_NEW], image_size),
+        rollout.cameras_of(rollout.next_segment)[_NEW],
+        is_static=is_static,
+        confidence=_at_cells(None if confidence is None else confidence[_NEW], image_size),
+        first_latent_index=rollout.film.shape[1],
+    )
+    return thinned(block, rollout.memory)
+
+
+def re_encoded(rollout: Rollout, images: torch.Tensor | None, static_mask: torch.Tensor | None, vae) -> torch.Tensor:
+    """[channels frames rows columns] latents of the next segment's decoded frames, what moves filled from around it.
+
+    Raises ValueError without images or a VAE, or when the images are not all frames of the segment.
+    """
+    segment = rollout.next_segment
+    if images is None or vae is None:
+        raise ValueError(
+            "update is 're-encode static regions', which encodes the decoded frames again. Connect the decoded "
+            "segment to images and the Wan2.2 VAE to vae, or set update to 'latents'."
+        )
+    pictures = _checked_images(images, rollout)
+    if len(pictures) != segment.model_frames:
+        raise ValueError(
+            f"There are {len(pictures)} images; encoding needs all {segment.model_frames} frames of the segment. "
+            "Connect VAE Decode itself, not Frames for Depth."
+        )
+    if static_mask is not None:
+        image_size = rollout.cameras.image_size
+        if static_mask.shape[0] == len(pictures):
+            is_kept = latent_mask(1 - static_mask.float().cpu(), image_size, grow_cells=0)
+        else:
+            is_kept = _static_pixels(static_mask, segment.latent_frames, image_size)
+            is_kept = is_kept.repeat_interleave(torch.tensor([1] + [WAN22.temporal_stride] * (len(is_kept) - 1)), dim=0)
+        pictures = filled(pictures.cpu(), is_kept)
+    return VaeEncoder(vae)(pictures)
+
+
+def _at_latent_frames(maps: torch.Tensor, segment: Segment, what: str) -> torch.Tensor:
+    """One of `maps` per latent frame of the segment, from maps of all of its frames, or of those already."""
+    count = segment.latent_frames
+    if maps.shape[0] == segment.model_frames != count:
+        return maps[:: (segment.model_frames - 1) // (count - 1)]
+    if maps.shape[0] != count:
+        raise ValueError(
+            f"There are {maps.shape[0]} {what}; the segment has {segment.model_frames} frames. Give one for each "
+            f"of them, or for the {count} that Frames for Depth picks."
+        )
+    return maps
+
+
+def _checked_images(images: torch.Tensor | None, rollout: Rollout) -> torch.Tensor:
+    if images is None:
+        raise ValueError(
+            "This film remembers colours, which are in the decoded frames. Connect VAE Decode of the segment to images."
+        )
+    if tuple(images.shape[1:3]) != rollout.cameras.image_size:
+        height, width = rollout.cameras.image_size
+        raise ValueError(
+            f"The images are {images.shape[2]}x{images.shape[1]}, the film {width}x{height}. Connect VAE Decode of "
+            "the segment, not resized."
+        )
+    return images[..., :3]
+
+
+def _static_cells(static_mask: torch.Tensor, latent_frames: int, size: tuple[int, int]) -> torch.Tensor:
+    """[latent_frames rows columns] bool; a latent frame keeps what is static in all frames it covers."""
+    is_excluded = 1 - static_mask.float().cpu()
+    if is_excluded.shape[0] == 1:
+        is_excluded = is_excluded.expand(latent_frames, -1, -1)
+    elif is_excluded.shape[0] == WAN22.frames(latent_frames):
+        is_excluded = latent_frame_mask(is_excluded, WAN22)
+    _check_mask_count(is_excluded, latent_frames)
+    return latent_mask(is_excluded, size)
+
+
+def _static_pixels(static_mask: torch.Tensor, latent_frames: int, image_size: tuple[int, int]) -> torch.Tensor:
+    """[latent_frames H W] bool of the very frames that the latent frames' cameras belong to."""
+    is_excluded = 1 - static_mask.float().cpu()
+    if is_excluded.shape[0] == 1:
+        is_excluded = is_excluded.expand(latent_frames, -1, -1)
+    elif is_excluded.shape[0] == WAN22.frames(latent_frames):
+        is_excluded = is_excluded[:: WAN22.temporal_stride]
+    _check_mask_count(is_excluded, latent_frames)
+    return latent_mask(is_excluded, image_size, grow_cells=0)
+
+
+def _check_mask_count(masks: torch.Tensor, latent_frames: int) -> None:
+    if masks.shape[0] != latent_frames:
+        raise ValueError(
+            f"The static mask has {masks.shape[0]} frames; the segment has {WAN22.frames(latent_frames)} "
+            f"({latent_frames} latent frames). Make the mask from the segment's own frames."
+        )
+
+
+def _at_cells(confidence: torch.Tensor | None, size: tuple[int, int]) -> torch.Tensor | None:
+    return None if confidence is None else torch.nn.functional.adaptive_avg_pool2d(confidence, size)
