@@ -13,7 +13,7 @@ import torch
 
 from .camera import Cameras, projection_matrices
 from .memory import LatentMemory
-from .zbuffer import project
+from .zbuffer import image_positions, project, tiles_in_sight
 
 _AXIS_BITS = 21
 _AXIS_MASK = (1 << _AXIS_BITS) - 1
@@ -48,19 +48,19 @@ def visible_voxels(
     Source: microsoft/LatentSpatialMemory@b2cd738 src/mirage/inference/mirage_pipeline.py, the visibility of
     reference retrieval: depth > 0 and 0 <= u < columns, 0 <= v < rows on coordinates that are not rounded.
     """
-    points = memory.points
-    places, place_of_point = voxel_keys(points, voxel_size).unique(return_inverse=True)
-    x, y, z = points.unbind(1)
-    shift = 0.5 - memory.grid.cell_offset  # projection_matrices() fold the cell rule in; this test is without it
-    seen = []
-    for first, second, third in projection_matrices(cameras, size, memory.grid).tolist():
-        depth = _linear(x, y, z, third)
-        u, v = _linear(x, y, z, first) / depth - shift, _linear(x, y, z, second) / depth - shift
-        is_visible = (depth > 0) & (u >= 0) & (u < size[1]) & (v >= 0) & (v < size[0])
-        is_seen = torch.zeros(len(places), dtype=torch.bool, device=points.device)
-        is_seen[place_of_point[is_visible]] = True
-        seen.append(places[is_seen])
-    return seen
+    places, place_of_point = voxel_keys(memory.points, voxel_size).unique(return_inverse=True)
+    matrices = projection_matrices(cameras, size, memory.grid)
+    # They have the cell rule folded in; this test is on coordinates without it.
+    matrices[:, :2] -= (0.5 - memory.grid.cell_offset) * matrices[:, 2:]
+    is_seen = torch.zeros(len(cameras), len(places), dtype=torch.uint8, device=places.device)
+    for chunk in tiles_in_sight(memory, matrices, size, fields=3):
+        place = place_of_point[chunk.index]
+        for frame, (matrix, in_sight) in enumerate(zip(matrices, chunk.in_sight, strict=True)):
+            tiles = in_sight.nonzero()[:, 0]
+            u, v, depth = image_positions(chunk.values[:, tiles].flatten(1), matrix)
+            is_visible = (depth > 0) & (u >= 0) & (u < size[1]) & (v >= 0) & (v < size[0])
+            is_seen[frame].scatter_reduce_(0, place[tiles].flatten(), is_visible.byte(), "amax")
+    return [places[one.bool()] for one in is_seen]
 
 
 def shown_voxels(
@@ -117,7 +117,3 @@ def select_references(
         if not likeness or max(likeness) <= max_similarity:
             chosen.append(index)
     return chosen
-
-
-def _linear(x: torch.Tensor, y: torch.Tensor, z: torch.Tensor, row: list[float]) -> torch.Tensor:
-    return x * row[0] + y * row[1] + z * row[2] + row[3]

@@ -59,7 +59,7 @@ class MemoryView:
 
 
 @dataclass(frozen=True)
-class _Chunk:
+class TileChunk:
     """Tiles of several blocks. index: [tiles TILE] of points in the memory.  in_sight: [frames tiles] bool."""
 
     values: torch.Tensor
@@ -175,7 +175,7 @@ def project(memory: LatentMemory, cameras: Cameras, size: tuple[int, int]) -> Me
     memory is; and MemoryBlock.tiles, once.
     """
     matrices, canvas = _prepared(memory, cameras, size)
-    for chunk in _chunks(memory, matrices, size):
+    for chunk in tiles_in_sight(memory, matrices, size):
         for frame, (matrix, in_sight) in enumerate(zip(matrices, chunk.in_sight, strict=True)):
             tiles = in_sight.nonzero()[:, 0]
             if len(tiles):
@@ -192,12 +192,12 @@ def project_points(memory: LatentMemory, cameras: Cameras, size: tuple[int, int]
     it leaves to chance decided.
     """
     matrices, canvas = _prepared(memory, cameras, size)
-    for chunk in _chunks(memory, matrices, size, fields=3):
+    for chunk in tiles_in_sight(memory, matrices, size, fields=3):
         for frame, (matrix, in_sight) in enumerate(zip(matrices, chunk.in_sight, strict=True)):
             tiles = in_sight.nonzero()[:, 0]
             if not len(tiles):
                 continue
-            u, v, z = _positions(chunk.values[:, tiles].flatten(1), matrix)
+            u, v, z = image_positions(chunk.values[:, tiles].flatten(1), matrix)
             column, row = u.floor_().clamp_(-1, size[1]), v.floor_().clamp_(-1, size[0])
             near = _bits(z.add_(z <= 0, alpha=10 * _BEYOND))
             canvas.draw(frame, column, row, near, chunk.index[tiles].flatten())
@@ -280,17 +280,17 @@ def _depth_on_ray(patches: _Patches, across: _Axis, down: _Axis) -> tuple[torch.
     return torch.maximum(a.add_(patches.z).add_(b), patches.z / 16), is_patch
 
 
-def _patches(chunk: _Chunk, tiles: torch.Tensor, matrix: torch.Tensor) -> _Patches:
+def _patches(chunk: TileChunk, tiles: torch.Tensor, matrix: torch.Tensor) -> _Patches:
     values = chunk.values[:, tiles].flatten(1)
     return _Patches(
         chunk.index[tiles].flatten(),
-        *_positions(values[:3], matrix),
+        *image_positions(values[:3], matrix),
         *_turned(values[3:6], matrix),
         *_turned(values[6:], matrix),
     )
 
 
-def _positions(points: torch.Tensor, matrix: torch.Tensor) -> Vector:
+def image_positions(points: torch.Tensor, matrix: torch.Tensor) -> Vector:
     """(u, v, z), each [m], of points [3 m]; u and v mean nothing where z <= 0."""
     x, y, z = (value.add_(shift) for value, shift in zip(_turned(points, matrix), matrix[:, 3].tolist(), strict=True))
     in_front = z.clamp(min=1e-30)
@@ -329,35 +329,27 @@ def _in_sight(
     return (bounds[..., :3] @ centers.T + bounds[..., 3:] + reach >= 0).all(dim=1)
 
 
-def _chunks(memory: LatentMemory, matrices: torch.Tensor, size: tuple[int, int], fields: int = 9) -> Iterator[_Chunk]:
+def tiles_in_sight(
+    memory: LatentMemory, matrices: torch.Tensor, size: tuple[int, int], fields: int = 9
+) -> Iterator[TileChunk]:
     """The tiles that some camera may see, at most _CHUNK at a time, with the first `fields` of their values."""
     if not memory.blocks or not len(matrices):
         return
     tiles = [block.tiles for block in memory.blocks]
     spheres = torch.cat([one.centers for one in tiles]), torch.cat([one.radii for one in tiles])
     in_sight = _in_sight(*spheres, matrices, size)
-    firsts = torch.tensor([0, *(len(block) for block in memory.blocks)]).cumsum(0).tolist()
-    counts = [len(one.radii) for one in tiles]
-    parts: list[_Chunk] = []
-    room = _CHUNK
-    for one, first, seen in zip(tiles, firsts, in_sight.split(counts, dim=1), strict=False):
-        for chosen in seen.any(dim=0).nonzero()[:, 0].split(_CHUNK):
-            if len(chosen) > room:
-                yield _joined(parts)
-                parts, room = [], _CHUNK
-            if len(chosen):
-                parts.append(_Chunk(one.values[:fields, chosen], one.index[chosen] + first, seen[:, chosen]))
-            room -= len(chosen)
-    if parts:
-        yield _joined(parts)
-
-
-def _joined(parts: list[_Chunk]) -> _Chunk:
-    return _Chunk(
-        values=torch.cat([part.values for part in parts], dim=1),
-        index=torch.cat([part.index for part in parts]),
-        in_sight=torch.cat([part.in_sight for part in parts], dim=1),
-    )
+    ends = torch.tensor([len(one.radii) for one in tiles]).cumsum(0)
+    firsts = [0, *torch.tensor([len(block) for block in memory.blocks]).cumsum(0).tolist()]
+    for chosen in in_sight.any(dim=0).nonzero()[:, 0].split(_CHUNK):
+        cuts = [0, *torch.searchsorted(chosen, ends.to(chosen.device)).tolist()]
+        values, index = [], []
+        for one, end, first, start, stop in zip(tiles, ends.tolist(), firsts, cuts, cuts[1:], strict=False):
+            if stop > start:
+                rows = chosen[start:stop] - (end - len(one.radii))
+                values.append(one.values[:fields, rows])
+                index.append(one.index[rows] + first)
+        if values:
+            yield TileChunk(torch.cat(values, dim=1), torch.cat(index), in_sight[:, chosen])
 
 
 def _view(
