@@ -305,9 +305,12 @@ def _is_supported(
     A surface that is farther away than its extension at the centre is seen through: the extension is not there.
     """
     distance = (basis[None, :, 1:] - centers[:, None, 1:]).square().sum(-1)
-    nearest = distance.argmin(1, keepdim=True)
-    is_seen = is_on.gather(1, nearest)[:, 0]
-    is_hidden = inverse.gather(1, nearest)[:, 0] > at_center
+    # The centre lies between pixels as a rule: all that are nearest count.
+    is_nearest = distance <= distance.amin(1, keepdim=True) * 1.01 + 1e-9
+    # Where two surfaces meet in a crease, either one is near enough to what is seen in the middle.
+    is_close = (inverse - at_center[:, None]).abs() <= 1.5 * MAX_RESIDUAL * inverse
+    is_seen = (is_nearest & (is_on | is_close)).any(1)
+    is_hidden = (inverse > at_center[:, None]).logical_or(~is_nearest).all(1)
     return is_seen | is_hidden
 
 

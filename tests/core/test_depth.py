@@ -399,3 +399,10 @@ def test_applying_an_alignment_brings_depth_of_any_size_to_the_known_scale() -> 
 def test_what_is_no_depth_is_refused(call, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         call()
+
+
+def test_the_crease_between_floor_and_wall_is_kept():
+    size = (256, 256)
+    cameras = Cameras(torch.eye(4)[None], pinhole_intrinsics(60, size)[None], size)
+    depth = latent_depth(room_depth(cameras), (16, 16))[0]
+    assert (depth[11, 3:13] > 0).all()
