@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 REPO = Path(__file__).resolve().parent
+sys.path.insert(0, str(REPO / "tests"))  # real_host: talks to the server, for the demo and the tests alike
 VENV = REPO / ".venv"
 HOST = REPO / ".host"
 BASE = HOST / "base"
