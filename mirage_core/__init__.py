@@ -2,5 +2,5 @@
 
 Read in this order (a file imports only files above it; tests/core/test_layers.py enforces it):
 latent_grid, camera, camera_path, path_formats, depth, masks, memory, zbuffer, rgb_memory, references, segments,
-rollout, preflight, drift, side_branch, weights.
+rollout, preflight, pose_errors, drift, side_branch, weights.
 """
