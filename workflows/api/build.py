@@ -40,7 +40,7 @@ def start() -> dict[str, dict]:
         "mask_preview": node("PreviewImage", "What may be remembered", images=["mask", 1]),
         "init": node(
             "MirageInitLatentMemory", "Init Latent Memory", image=["image", 0], vae=["vae", 0], geometry=["geometry", 0],
-            path=["path", 0], static_mask=["mask", 0], cell_rule="center",
+            path=["path", 0], static_mask=["mask", 0], cell_rule="center", kind="latent",
         ),
     }  # fmt: skip
 
@@ -63,7 +63,7 @@ def segment(prefix: str, memory: list, positive: list, seed, strength=1.0) -> di
     """The nodes of one segment; the last is Write Memory."""
     p = prefix
     return {
-        f"{p}view": node("MirageProjectMemory", "Project Memory", memory=memory),
+        f"{p}view": node("MirageProjectMemory", "Project Memory", memory=memory, vae=["vae", 0]),
         f"{p}view_preview": node("PreviewImage", "What the memory shows", images=[f"{p}view", 2]),
         f"{p}segment": node(
             "MirageGenerateSegment", "Generate Segment", model=["model", 0], positive=positive, negative=["negative", 0],
@@ -77,7 +77,7 @@ def segment(prefix: str, memory: list, positive: list, seed, strength=1.0) -> di
         f"{p}mask_preview": node("PreviewImage", "What is remembered", images=[f"{p}mask", 1]),
         f"{p}write": node(
             "MirageWriteMemory", "Write Memory", memory=memory, segment=[f"{p}segment", 0], geometry=[f"{p}geometry", 0],
-            static_mask=[f"{p}mask", 0], align_depth=True,
+            static_mask=[f"{p}mask", 0], align_depth=True, images=[f"{p}decode", 0], vae=["vae", 0], update="latents",
         ),
     }  # fmt: skip
 
