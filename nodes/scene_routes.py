@@ -81,12 +81,12 @@ async def _scenes(request: web.Request) -> web.Response:
 
 
 async def _points(request: web.Request) -> web.Response:
-    """uint32 n, then n x 3 float32 positions, then n x 3 uint8 colours; all little-endian."""
+    """uint32 n, then float32 n x 3 positions and n footprints, then uint8 n x 3 colours; all little-endian."""
     scene = SCENES.get(request.query.get("scene", ""))
     points = await _run(_heavy, colored_points, scene.rollout.memory)
-    body = struct.pack("<I", len(points.positions))
-    body += points.positions.numpy().astype("<f4").tobytes() + points.colors.numpy().tobytes()
-    return web.Response(body=body, content_type="application/octet-stream")
+    numbers = [one.numpy().astype("<f4").tobytes() for one in (points.positions, points.footprints)]
+    body = [struct.pack("<I", len(points.positions)), *numbers, points.colors.numpy().tobytes()]
+    return web.Response(body=b"".join(body), content_type="application/octet-stream")
 
 
 async def _path(request: web.Request) -> web.Response:

@@ -37,9 +37,13 @@ class Scene:
 
 @dataclass(frozen=True)
 class ColoredPoints:
-    """positions: [n 3] float32, in the world.  colors: [n 3] uint8, red, green, blue."""
+    """positions: [n 3] and footprints: [n] float32, in the world, wide enough to touch their neighbours.
+
+    colors: [n 3] uint8, red, green, blue.
+    """
 
     positions: torch.Tensor
+    footprints: torch.Tensor
     colors: torch.Tensor
 
 
@@ -94,13 +98,15 @@ def colored_points(memory: LatentMemory, *, limit: int = MAX_POINTS) -> ColoredP
     """At most `limit` points of a memory, evenly taken from all it remembers, in the rough colours of the preview."""
     count = memory.count
     stride = max(1, -(-count // limit))
-    positions, colors, first = [], [], 0
+    positions, footprints, colors, first = [], [], [], 0
     for block in memory.blocks:
         chosen = slice(-first % stride, None, stride)
         positions.append(block.points[chosen].float().cpu())
+        footprints.append(block.footprints[chosen].float().cpu() * stride**0.5)
         latents = block.latents[chosen].float().cpu()
         colors.append(latents if is_rgb(memory) else latent_preview(latents.T[:, :, None, None])[:, 0, 0])
         first += len(block)
     if not positions:
-        return ColoredPoints(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.uint8))
-    return ColoredPoints(torch.cat(positions), (torch.cat(colors).clamp(0, 1) * 255).round().byte())
+        return ColoredPoints(torch.zeros(0, 3), torch.zeros(0), torch.zeros(0, 3, dtype=torch.uint8))
+    levels = (torch.cat(colors).clamp(0, 1) * 255).round().byte()
+    return ColoredPoints(torch.cat(positions), torch.cat(footprints), levels)
