@@ -22,6 +22,7 @@ import torch
 from .camera import Cameras, projection_matrices
 from .memory import TILE, LatentMemory
 
+_PAIRS = 1 << 19  # large patches times cells drawn at a time
 _CHUNK = 131072 // TILE  # tiles drawn at a time: bounds the memory needed, and stays in the cache
 _NOTHING = torch.iinfo(torch.int64).max
 _INDEX_BITS = 32
@@ -121,7 +122,7 @@ class _Canvas:
     def draw(
         self, frame: int, column: torch.Tensor, row: torch.Tensor, near: torch.Tensor, index: torch.Tensor
     ) -> None:
-        """Lower the keys at float columns and rows, which are at most _BORDER outside of the image."""
+        """Lower the keys at columns and rows, whole numbers that are at most _BORDER outside of the image."""
         cell = (row * self.stride).add_(column).add_((self.stride + 1) * _BORDER).long()
         key = near.long().bitwise_left_shift_(_INDEX_BITS).bitwise_or_(index)
         self.keys[frame].scatter_reduce_(0, cell, key, "amin")
@@ -171,8 +172,8 @@ def project(memory: LatentMemory, cameras: Cameras, size: tuple[int, int]) -> Me
     of 0.8 to 1.6 %. Within a step the point nearest to the cell's centre shows, then the one with the lowest index.
     The result is the same for any thread count, and for any order of points that are not tied in both.
 
-    Besides the result this needs 8 bytes per camera and cell and 64 MB for a chunk of 131072 points, however large the
-    memory is; and MemoryBlock.tiles, once.
+    Besides the result and MemoryBlock.tiles this needs 1 byte per camera and TILE points, 8 bytes per camera and cell,
+    and at most about 200 MB, however large the memory is.
     """
     matrices, canvas = _prepared(memory, cameras, size)
     for chunk in tiles_in_sight(memory, matrices, size):
@@ -236,16 +237,19 @@ def _draw_large(canvas: _Canvas, frame: int, patches: _Patches) -> None:
     patches, half_u, half_v = patches[large[may_show]], half_u[may_show], half_v[may_show]
     first_column, columns = _cells_within(patches.u, half_u, canvas.columns)
     first_row, rows = _cells_within(patches.v, half_v, canvas.rows)
-    owner = torch.repeat_interleave(columns * rows)
-    rank = torch.arange(len(owner), device=owner.device) - ((columns * rows).cumsum(0) - columns * rows)[owner]
-    down = rank // columns[owner]
-    column, row = first_column[owner] + rank - down * columns[owner], first_row[owner] + down
-    patches = patches[owner]
-    axes = (
-        _Axis.of(column.to(least.dtype), patches.u, patches, patches.ax, patches.bx),
-        _Axis.of(row.to(least.dtype), patches.v, patches, patches.ay, patches.by),
-    )
-    canvas.draw(frame, axes[0].cell, axes[1].cell, _nearness(patches, *axes), patches.index)
+    count = columns * rows
+    # A patch may cover hundreds of cells: only so many at a time that the memory needed stays bounded.
+    at_once = _PAIRS // max(1, int(count.max())) if len(count) else 1
+    for start in range(0, len(count), at_once):
+        part = torch.arange(start, min(start + at_once, len(count)), device=count.device)
+        owner = part[torch.repeat_interleave(count[part])]
+        rank = torch.arange(len(owner), device=owner.device) - (count[part].cumsum(0) - count[part])[owner - start]
+        down = rank // columns[owner]
+        column, row = first_column[owner] + rank - down * columns[owner], first_row[owner] + down
+        ones = patches[owner]
+        across = _Axis.of(column.to(least.dtype), ones.u, ones, ones.ax, ones.bx)
+        below = _Axis.of(row.to(least.dtype), ones.v, ones, ones.ay, ones.by)
+        canvas.draw(frame, column, row, _nearness(ones, across, below), ones.index)
 
 
 def _cells_within(center: torch.Tensor, half: torch.Tensor, cells: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -322,11 +326,13 @@ def _in_sight(
     centers: torch.Tensor, radii: torch.Tensor, matrices: torch.Tensor, size: tuple[int, int]
 ) -> torch.Tensor:
     """[frames spheres] bool, whether a sphere (centers [spheres 3]) reaches into the image of matrices [frames 3 4]."""
-    x, y, z = matrices.to(centers.device).unbind(-2)
-    # Linear forms of a homogeneous world point that are all at least 0 inside the image.
-    bounds = torch.stack([x, size[1] * z - x, y, size[0] * z - y], dim=-2)
-    reach = bounds[..., :3].norm(dim=-1)[..., None] * radii
-    return (bounds[..., :3] @ centers.T + bounds[..., 3:] + reach >= 0).all(dim=1)
+    in_sight = []
+    for x, y, z in matrices.to(centers.device):
+        # Linear forms of a homogeneous world point that are all at least 0 inside the image.
+        bounds = torch.stack([x, size[1] * z - x, y, size[0] * z - y])
+        distances = torch.addmm(bounds[:, 3:], bounds[:, :3], centers.T)
+        in_sight.append((distances + bounds[:, :3].norm(dim=1)[:, None] * radii >= 0).all(dim=0))
+    return torch.stack(in_sight)
 
 
 def tiles_in_sight(

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -441,3 +445,39 @@ def test_projection_agrees_with_the_release(golden):
             view = project_points(memory, camera, size)
             assert torch.equal(view.is_covered[0], given(f"project{number}.mask") > 0)
             assert torch.equal(view.latents[:, 0], given(f"project{number}.latent"))
+
+
+_MEASURE_PEAK = """
+import torch
+from mirage_core.camera import Cameras, pinhole_intrinsics
+from mirage_core.latent_grid import LatentGrid
+from mirage_core.memory import LatentMemory, MemoryBlock
+from mirage_core.zbuffer import project
+
+torch.set_num_threads(2)
+def memory_of(n):
+    sides = torch.randn(n, 2, 3) * 0.1
+    return LatentMemory(LatentGrid(channels=1), (MemoryBlock(
+        points=torch.randn(n, 3) * 2, latents=torch.zeros(n, 1), latent_index=torch.zeros(n, dtype=torch.int32),
+        confidence=torch.ones(n), footprints=sides.norm(dim=-1).amax(-1), sides=sides),))
+def kilobytes(field):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(field))
+cameras = Cameras(torch.eye(4).repeat(9, 1, 1), pinhole_intrinsics(70, (44, 80)).repeat(9, 1, 1), (44, 80))
+project(memory_of(1000), cameras, (44, 80))
+large = memory_of(1_000_000)
+large.blocks[0].tiles
+open("/proc/self/clear_refs", "w").write("5")
+before = kilobytes("VmRSS")
+project(large, cameras, (44, 80))
+print(kilobytes("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="peak memory is read from Linux' /proc")
+def test_the_memory_needed_does_not_grow_with_the_points():
+    """A million points times 9 cameras times 4 bytes are 36 MB: a dozen of those at once would be over the bound."""
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURE_PEAK], cwd=root, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert int(done.stdout) < 200_000
