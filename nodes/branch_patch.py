@@ -5,6 +5,7 @@ The model's own code stays untouched. Whatever other patches, LoRAs or compilers
 
 from __future__ import annotations
 
+import logging
 import uuid
 from typing import TYPE_CHECKING
 
@@ -103,6 +104,8 @@ def apply_rollout(
     Raises ValueError as apply_memory.
     """
     references, preceding = None, None
+    if adapter is not None and adapter.branch is not None:
+        _tell_cell_rule(adapter.branch.file.cell_rule, rollout)
     if adapter is not None and strength != 0:
         preceding = rollout.preceding(max_preceding)
         references = reference_latents(
@@ -122,6 +125,16 @@ def apply_rollout(
         end_percent=end_percent,
         encode=encode,
     )
+
+
+def _tell_cell_rule(trained: str, rollout: Rollout) -> None:
+    """Half a cell off is no error, only a slightly shifted memory: say it and go on."""
+    used = rollout.memory.grid.cell_rule
+    if trained != used:
+        logging.warning(
+            "Mirage: the side branch was trained with cell rule %s, and the memory uses %s. Set cell_rule of Init Latent "
+            "Memory to %s for the best fit.", trained, used, trained,
+        )  # fmt: skip
 
 
 def reference_latents(rollout: Rollout, *, max_references: int, preceding: int) -> torch.Tensor | None:

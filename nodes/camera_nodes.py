@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..mirage_core.camera import pinhole_intrinsics
-from ..mirage_core.camera_path import PRESETS, CameraPath, preset
+from ..mirage_core.camera_path import PRESETS, CameraPath, Easing, preset
 from ..mirage_core.latent_grid import WAN22
 from ..mirage_core.rollout import Shot
 from ..mirage_core.segments import plan_segments
@@ -115,7 +115,7 @@ def ordered_shot(
     return Shot(path, length, (height, width), fps=fps, speed=speed, fov_degrees=fov or None)
 
 
-def _path(name: str, amount: float, out_move: str, easing: str, keyframes: str) -> CameraPath:
+def _path(name: str, amount: float, out_move: str, easing: Easing, keyframes: str) -> CameraPath:
     if keyframes and keyframes.strip():
         return CameraPath.from_json(keyframes)
     return preset(name, amount=amount or None, easing=easing, move=out_move)

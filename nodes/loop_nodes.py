@@ -7,8 +7,10 @@ on the canvas; its originals never run (Start blocks them), only the clones do.
 
 from __future__ import annotations
 
+import importlib
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker, GraphBuilder, is_link
@@ -136,7 +138,7 @@ class SegmentLoopEnd(io.ComfyNode):
         prompt, end = cls.hidden.dynprompt, cls.hidden.unique_id
         start = _paired_start(prompt, end)
         settings = prompt.get_node(start)["inputs"]
-        turns = loop if loop is not None else _typed_turns(settings)
+        turns = loop if loop is not None else _typed_turns(settings) or ()
         graph = GraphBuilder()
         carried = _unrolled(prompt, graph, start=start, end=end, turns=turns)
         film = graph.node(FILM_ID, "film", memory=carried)
@@ -246,11 +248,11 @@ def loop_turns(count: int, seed: int, seed_mode: str, prompts: str, strengths: s
 
 def _typed_turns(settings: dict) -> tuple[Turn, ...] | None:
     """The turns when all settings of Start are typed in, or None when one is connected or the path has to be counted."""
-    values = [settings.get(name) for name in ("segments", "seed", "seed_mode", "prompts")]
-    values.append(settings.get("strengths", "1"))
-    if any(value is None or is_link(value) for value in values) or values[0] == 0:
+    names = ("segments", "seed", "seed_mode", "prompts", "strengths")
+    typed: dict[str, Any] = {"strengths": "1"} | {name: settings[name] for name in names if name in settings}
+    if any(is_link(value) for value in typed.values()) or not typed.get("segments"):
         return None
-    return loop_turns(*values)
+    return loop_turns(typed.pop("segments"), **typed)
 
 
 def _redirected(memory: Rollout, path) -> Rollout:
@@ -312,8 +314,8 @@ def _unrolled(prompt, graph: GraphBuilder, *, start: str, end: str, turns: tuple
 
 def _body(prompt, start: str, end: str) -> list[str]:
     """Nodes to repeat: what Start feeds, as far as End's memory or an output node inside the loop needs it."""
-    import nodes  # the host's registry, complete only after all packs are loaded
-
+    # The host's registry, complete only after all packs are loaded; our own folder has the same name for a type checker.
+    known = importlib.import_module("nodes").NODE_CLASS_MAPPINGS
     ids = list(prompt.all_node_ids())
     sources = {i: [v[0] for v in prompt.get_node(i).get("inputs", {}).values() if is_link(v)] for i in ids}
 
@@ -335,9 +337,7 @@ def _body(prompt, start: str, end: str) -> list[str]:
     inside = downstream - after_end
     result = prompt.get_node(end)["inputs"].get("memory")
     is_output = {
-        node
-        for node in inside
-        if getattr(nodes.NODE_CLASS_MAPPINGS.get(prompt.get_node(node)["class_type"]), "OUTPUT_NODE", False)
+        node for node in inside if getattr(known.get(prompt.get_node(node)["class_type"]), "OUTPUT_NODE", False)
     }
     wanted = reach(is_output | ({result[0]} if is_link(result) else set()), lambda node: sources[node])
     return sorted(wanted & inside)
