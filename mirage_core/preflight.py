@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
@@ -17,6 +16,7 @@ import torch
 from .camera import Cameras
 from .latent_grid import WAN22, LatentGrid
 from .memory import LatentMemory, lift
+from .rgb_memory import is_rgb, sampled
 from .segments import SEGMENT_FRAMES, Segment, plan_segments
 from .zbuffer import project
 
@@ -28,7 +28,6 @@ KNOWN_SHARE = 0.25  # below, most of a frame is the model's own invention and th
 TOO_FAST = 2.0  # times the trained range, from where on a frame is red
 _LEVELS: tuple[Level, ...] = ("green", "amber", "red")
 _GRAVITY: tuple[Cause, ...] = ("through", "near", "fast", "turn", "unknown", "length", "")
-_PREFIX = "mirage.trained_"
 
 
 @dataclass(frozen=True)
@@ -54,21 +53,15 @@ class TrainedRange:
                 raise ValueError(f"The trained range says {name} = {value}; it is a number per frame above 0.")
 
     @staticmethod
-    def stated_in(metadata: Mapping[str, str]) -> TrainedRange:
-        """The range that a weights file's metadata states, under mirage.trained_turn_degrees and mirage.trained_speed.
+    def stated(*, turn_degrees: float | None, speed: float | None) -> TrainedRange:
+        """The range of an adapter whose file states so much of it (weights.Stated); the default for the rest.
 
-        Raises ValueError when an entry is not a number above 0.
+        Raises ValueError when an entry is not above 0.
         """
-        stated = {}
-        for name in ("turn_degrees", "speed"):
-            if (text := metadata.get(_PREFIX + name)) is not None:
-                try:
-                    stated[name] = float(text)
-                except ValueError as error:
-                    raise ValueError(
-                        f"The metadata entry {_PREFIX}{name} is {text!r}; it is a number per frame above 0."
-                    ) from error
-        return TrainedRange(**stated)
+        default = TrainedRange()
+        return TrainedRange(
+            default.turn_degrees if turn_degrees is None else turn_degrees, default.speed if speed is None else speed
+        )
 
 
 @dataclass(frozen=True)
@@ -124,8 +117,8 @@ def preflight(
 ) -> Preflight:
     """Check a camera path against a memory.
 
-    memory: of latents (for one of colours give Rollout.landmarks).  cameras: one per pixel frame of the film, in the
-    memory's world.  size: (rows, columns) of the film's latents.  unit_length: median depth of the scene, world units.
+    memory: of latents or of colours.  cameras: one per pixel frame of the film, in the memory's world.
+    size: (rows, columns) of the film's latents.  unit_length: median depth of the scene, world units.
     A number of frames that is not 4n+1 is a finding, no error.
 
     Raises ValueError for a unit_length that is not above 0.
@@ -141,11 +134,13 @@ def preflight(
     latent_frame = [
         min(frame + grid.temporal_stride - 1, planned - 1) // grid.temporal_stride for frame in range(frames)
     ]
-    shown = project(memory, cameras[list(range(0, planned, grid.temporal_stride))], size).is_covered
+    # Of a memory of colours some points will do; all of them take a minute to look at.
+    seen = sampled(memory, grid) if is_rgb(memory) else memory
+    shown = project(seen, cameras[list(range(0, planned, grid.temporal_stride))], size).is_covered
     known = shown.float().mean(dim=(1, 2)).tolist()
-    expected = _expected_shares(memory, cameras, plan, size, unit_length)
+    expected = _expected_shares(seen, cameras, plan, size, unit_length)
     speed, turn_degrees = _motion(cameras, unit_length)
-    clearance, is_through = _surfaces(memory, cameras, unit_length)
+    clearance, is_through = _surfaces(seen, cameras, unit_length)
     found = [
         _verdict(share, step, turn, distance, crosses, trained)
         for share, step, turn, distance, crosses in zip(
@@ -154,7 +149,8 @@ def preflight(
     ]
     beyond: tuple[Level, Cause] = ("red", "length")
     found[planned:] = [beyond] * (frames - planned)
-    points = memory.count + sum(segment.latent_frames - 1 for segment in plan) * size[0] * size[1]
+    points_per_frame = size[0] * size[1] * (grid.spatial_stride // memory.grid.spatial_stride) ** 2
+    points = memory.count + sum(segment.latent_frames - 1 for segment in plan) * points_per_frame
     report = Preflight(
         known=tuple(known[index] for index in latent_frame),
         expected=tuple(expected[index] for index in latent_frame),

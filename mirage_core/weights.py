@@ -53,6 +53,7 @@ class Stated:
     """What a file's metadata says about its training; None where it says nothing.
 
     resolution: (height, width) in pixels.  lora_alpha: what the trainer scaled by, for files without alpha tensors.
+    trained_turn_degrees, trained_speed: the largest camera moves of the training, per pixel frame (preflight.py).
     """
 
     layout: Layout | None = None
@@ -62,6 +63,8 @@ class Stated:
     layers: tuple[int, ...] | None = None
     heads: int | None = None
     lora_alpha: float | None = None
+    trained_turn_degrees: float | None = None
+    trained_speed: float | None = None
 
     def to_metadata(self) -> dict[str, str]:
         """safetensors metadata; the inverse of stated_in."""
@@ -73,6 +76,8 @@ class Stated:
             "layers": None if self.layers is None else ",".join(map(str, self.layers)),
             "heads": self.heads,
             "lora_alpha": self.lora_alpha,
+            "trained_turn_degrees": self.trained_turn_degrees,
+            "trained_speed": self.trained_speed,
         }
         return {_PREFIX + name: str(value) for name, value in entries.items() if value is not None}
 
@@ -230,6 +235,8 @@ def stated_in(metadata: Mapping[str, str], file: str) -> Stated:
         "layers": lambda value: tuple(int(part) for part in value.split(",")),
         "heads": int,
         "lora_alpha": float,
+        "trained_turn_degrees": float,
+        "trained_speed": float,
     }
     values = {}
     for name, value in entries.items():

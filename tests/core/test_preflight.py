@@ -20,6 +20,7 @@ from mirage_core.preflight import (
     preflight,
     sampling_cost,
 )
+from mirage_core.rgb_memory import PIXELS, lift_pixels, pixel_depth
 from mirage_core.segments import plan_segments
 from mirage_core.zbuffer import project
 from tests.core.scenes import Rectangle, furnished_room, ray_cast, wall
@@ -172,15 +173,26 @@ def test_the_strips_json_is_plain_and_complete():
 
 
 def test_a_file_may_state_what_it_was_trained_on():
-    trained = TrainedRange.stated_in({"mirage.trained_turn_degrees": "3.0"})
+    trained = TrainedRange.stated(turn_degrees=3.0, speed=None)
     assert (trained.turn_degrees, trained.speed) == (3.0, TrainedRange().speed)
     assert checked([wall(4.0)], cameras_of("roll", 90, 33), trained=trained).level == "green"
 
 
-@pytest.mark.parametrize("text", ["fast", "0", "-1", "nan", "inf"])
-def test_a_trained_range_that_is_no_number_is_refused(text: str):
+@pytest.mark.parametrize("speed", [0.0, -1.0, math.nan, math.inf])
+def test_a_trained_range_that_is_no_range_is_refused(speed: float):
     with pytest.raises(ValueError, match="a number per frame above 0"):
-        TrainedRange.stated_in({"mirage.trained_speed": text})
+        TrainedRange.stated(turn_degrees=None, speed=speed)
+
+
+def test_a_memory_of_colours_is_checked_through_some_of_its_points():
+    first = cameras_of("static", 0, 1)
+    depth = pixel_depth(ray_cast([wall(4.0)], first, IMAGE_SIZE).depth, IMAGE_SIZE)
+    block = lift_pixels(torch.rand(1, *IMAGE_SIZE, 3), depth, first)
+    memory = LatentMemory(PIXELS).extended(block)
+    report = preflight(memory, cameras_of("pan_left", 20, 33), SIZE, unit_length=4.0)
+    latent = checked([wall(4.0)], cameras_of("pan_left", 20, 33), unit_length=4.0)
+    assert report.known == pytest.approx(latent.known, abs=0.08)
+    assert report.points == (1 + 8) * 176 * 320
 
 
 @pytest.mark.parametrize("unit_length", [0.0, -1.0, math.nan])

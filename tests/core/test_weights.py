@@ -89,7 +89,7 @@ def test_other_channel_counts_are_refused(written):
 
 
 def test_metadata_comes_back_as_it_was_written():
-    stated = Stated("hole_map", "center", "target_preceding_ref", (704, 1280), (0, 4, 8), 24, 32.0)
+    stated = Stated("hole_map", "center", "target_preceding_ref", (704, 1280), (0, 4, 8), 24, 32.0, 1.5, 0.05)
     assert stated_in(stated.to_metadata(), "file") == stated
 
 
