@@ -132,8 +132,8 @@ def _tell_cell_rule(trained: str, rollout: Rollout) -> None:
     used = rollout.memory.grid.cell_rule
     if trained != used:
         logging.warning(
-            "Mirage: the side branch was trained with cell rule %s, and the memory uses %s. Set cell_rule of Init Latent "
-            "Memory to %s for the best fit.", trained, used, trained,
+            "Mirage: the side branch was trained with cell rule %s, and the memory uses %s. Set cell_rule of Init "
+            "Latent Memory to %s for the best fit.", trained, used, trained,
         )  # fmt: skip
 
 
