@@ -1,0 +1,94 @@
+// @ts-check
+/**
+ * Questions to nodes/scene_routes.py. An answer of the server that is an error becomes an Error with its sentence.
+ *
+ * @typedef {{ node: string, version: number, points: number, segments_done: number, unit_length: number,
+ *   image_size: [number, number], fov_degrees: number }} Scene
+ * @typedef {{ path: import("./path_state.mjs").Path, cam2world: number[][], fov_degrees: number[],
+ *   scene_fov_degrees: number, fov_source: "scene" | "node" | "assumed", image_size: [number, number], fps: number,
+ *   whole_frames: number, segments: [number, number][] }} Sampled
+ * @typedef {{ count: number, positions: Float32Array, footprints: Float32Array, colors: Uint8Array }} Points
+ * @typedef {{ fetchApi: (route: string, options?: RequestInit) => Promise<Response> }} Api
+ */
+
+export class SceneServer {
+  /** @param {Api} api of the host */
+  constructor(api) {
+    this.api = api;
+  }
+
+  /** @returns {Promise<Scene[]>} newest first */
+  async scenes() {
+    return (await this.get("/mirage/scenes")).json();
+  }
+
+  /** @param {string} scene @returns {Promise<Points>} */
+  async points(scene) {
+    const bytes = await (await this.get(`/mirage/points?scene=${encodeURIComponent(scene)}`)).arrayBuffer();
+    const count = new DataView(bytes).getUint32(0, true);
+    return {
+      count,
+      positions: new Float32Array(bytes, 4, 3 * count),
+      footprints: new Float32Array(bytes, 4 + 12 * count, count),
+      colors: new Uint8Array(bytes, 4 + 16 * count, 3 * count),
+    };
+  }
+
+  /** @param {object} settings @param {string | null} scene @returns {Promise<Sampled>} */
+  async path(settings, scene) {
+    return (await this.post("/mirage/path", { settings, scene })).json();
+  }
+
+  /** @param {object} settings @param {string} scene @param {number} frame */
+  async view(settings, scene, frame) {
+    const answer = await this.post("/mirage/view", { settings, scene, frame });
+    return { picture: await answer.blob(), coverage: Number(answer.headers.get("X-Mirage-Coverage")), frame };
+  }
+
+  /** @param {object} settings @param {string} scene */
+  async preflight(settings, scene) {
+    return (await this.post("/mirage/preflight", { settings, scene })).json();
+  }
+
+  /** @param {string} route */
+  async get(route) {
+    return checked(await this.api.fetchApi(route, { cache: "no-store" }));
+  }
+
+  /** @param {string} route @param {object} question */
+  async post(route, question) {
+    const headers = { "Content-Type": "application/json" };
+    return checked(await this.api.fetchApi(route, { method: "POST", headers, body: JSON.stringify(question) }));
+  }
+}
+
+/** @param {Response} answer */
+async function checked(answer) {
+  if (answer.ok) return answer;
+  const told = await answer.json().catch(() => ({}));
+  throw new Error(told.error ?? `The server answered ${answer.status}; restart ComfyUI if Mirage was just updated.`);
+}
+
+/**
+ * One question at a time: while one is on its way only the newest of those that follow is kept.
+ * @template T
+ * @param {(...given: any[]) => Promise<T>} ask
+ * @param {(answer: T) => void} take
+ * @param {(error: Error) => void} fail
+ */
+export function newestOnly(ask, take, fail) {
+  let isAsking = false;
+  /** @type {any[] | null} */
+  let waiting = null;
+  return async (/** @type {any[]} */ ...given) => {
+    waiting = given;
+    if (isAsking) return;
+    isAsking = true;
+    while (waiting) {
+      const question = /** @type {any[]} */ (waiting);
+      waiting = null;
+      await ask(...question).then(take, fail);
+    }
+    isAsking = false;
+  };
+}
