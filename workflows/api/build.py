@@ -121,6 +121,36 @@ def long_flight() -> dict[str, dict]:
     return graph | finish(["end", 0])
 
 
+def with_adapter(graph: dict[str, dict], branch: str, lora: str, layout: str, **settings) -> dict[str, dict]:
+    """The workflow with a trained side branch and LoRA, sampled as they were released."""
+    loader = node(
+        "MirageLoadAdapter", "Load Mirage Adapter", side_branch=branch, lora=lora, lora_strength=1.0, channel_layout=layout
+    )  # fmt: skip
+    # After the models, so that numbers on the canvas follow the reading order.
+    graph = {name: one for name, one in graph.items() if name in models()} | {"adapter": loader} | graph
+    graph["init"]["inputs"]["cell_rule"] = "corner"  # what weights of the released code have seen
+    for one in graph.values():
+        if one["class_type"] == "MirageGenerateSegment":
+            one["inputs"] |= {"adapter": ["adapter", 0], "vae": ["vae", 0]} | settings
+    return graph
+
+
+def mirage_adapter() -> dict[str, dict]:
+    return with_adapter(
+        long_flight(), "mirage_side_branch.safetensors", "mirage_lora.safetensors", "from the file", cfg=1.0, steps=20
+    )
+
+
+def spatia_weights() -> dict[str, dict]:
+    """Spatia's public weights remember colours, not latents, and read a rendered hole map beside the view."""
+    graph = with_adapter(
+        long_flight(), "control_weight_8500.safetensors", "lora_weights_10000.safetensors", "view + hole map (96)",
+        cfg=3.5, steps=40, references=7,
+    )  # fmt: skip
+    graph["init"]["inputs"] |= {"kind": "rgb", "cell_rule": "center"}
+    return graph
+
+
 def stand_in(graph: dict[str, dict]) -> dict[str, dict]:
     """The same workflow for a machine without model files: tiny stand-in models, a room box instead of a depth model."""
     graph = {name: one for name, one in graph.items() if name not in ("clip", "depth")}
@@ -165,6 +195,8 @@ def numbered(graph: dict[str, dict]) -> dict[str, dict]:
 WORKFLOWS = {
     "first_flight": first_flight,
     "long_flight": long_flight,
+    "mirage_adapter": mirage_adapter,
+    "spatia_weights": spatia_weights,
     "stand_in_first_flight": lambda: stand_in(first_flight()),
     "stand_in_long_flight": lambda: stand_in(long_flight()),
 }

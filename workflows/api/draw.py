@@ -13,7 +13,7 @@ import urllib.request
 from io import BytesIO
 from pathlib import Path
 
-from build import first_flight, long_flight, numbered
+from build import first_flight, long_flight, mirage_adapter, numbered, spatia_weights
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
@@ -27,8 +27,6 @@ MODELS = {
     "vae": ("vae", f"{WAN22}/vae/wan2.2_vae.safetensors"),
     "depth": ("geometry_estimation", f"{MOGE}/moge_2_vitl_normal_fp16.safetensors"),
 }
-# Rooms of the canvas: left edge, top edge; nodes of a room stand in columns.
-COLUMN, GAP = 400, 60
 NOTE = """**{title}**
 
 1. Load the models in the green group (the links of missing files open in the Model panel): Wan2.2 TI2V 5B, its VAE, the umt5 text encoder, a MoGe depth model.
@@ -51,7 +49,7 @@ def segment_columns(p: str) -> list[list[str]]:
 
 
 START: Rooms = [
-    ("Models", "#3f5f4a", [["model", "clip", "vae", "depth", "negative"]]),
+    ("Models", "#3f5f4a", [["model", "clip", "vae", "depth", "adapter", "negative"]]),
     ("First picture and camera", "#3f4f6f", [["image", "path"], ["path_preview", "geometry"], ["mask", "mask_preview"], ["init"]]),
 ]  # fmt: skip
 FINISH = ("Film", "#5f4a6f", [["film", "save"], ["report", "sheet"], ["coverage"]])
@@ -68,10 +66,31 @@ ROOMS: dict[str, Rooms] = {
         FINISH,
     ],
 }
-GRAPHS = {"first_flight": first_flight, "long_flight": long_flight}
+ROOMS |= {name: ROOMS["long_flight"] for name in ("mirage_adapter", "spatia_weights")}
+GRAPHS = {
+    "first_flight": first_flight,
+    "long_flight": long_flight,
+    "mirage_adapter": mirage_adapter,
+    "spatia_weights": spatia_weights,
+}
 TITLES = {
     "first_flight": "First flight: two segments wired by hand",
     "long_flight": "Long flight: a loop over segments",
+    "mirage_adapter": "Mirage adapter: a trained side branch and LoRA",
+    "spatia_weights": "Spatia's public weights: a memory of colours",
+}
+# Memory by formula (Path Check): weights in 16 bits, and one block's activations at 704x1280, 33 frames.
+MORE = {
+    "mirage_adapter": """
+
+**Adapter files** go into `models/mirage` (LoRAs also into `models/loras`): the side branch and the LoRA of your own training, or of anyone who publishes them. The released code trains 15 blocks and 96 channels; the loader says what it finds. `cell_rule` is corner, as the released code projects.
+
+**VRAM, calculated, not measured:** 9.3 GiB model + 4.9 GiB branch of 15 blocks + 0.9 GiB for 13,200 tokens (9 frames, 4 references, 2 preceding) = about 15 GiB in bf16; the host offloads what does not fit.""",
+    "spatia_weights": """
+
+**Files:** put Spatia's `control_weight_8500.safetensors` and `lora_weights_10000.safetensors` (CC BY-SA) into `models/mirage`. Spatia remembers colours: `kind` of Init Latent Memory is rgb, each segment renders the coloured points and a hole map and encodes both.
+
+**VRAM, calculated, not measured:** 9.3 GiB model + 2.6 GiB branch of 8 blocks + 1.1 GiB for 15,840 tokens (9 frames, 7 references, 2 preceding) = about 13 GiB in bf16. These weights were not at hand when this was made: the wiring is tested with tiny stand-ins.""",
 }
 ROWS = [["Models", "First picture and camera"], ["Segment 1", "Segment 2", "One segment, repeated by the loop", "Film"]]
 
@@ -105,7 +124,7 @@ LAY_OUT = """([rooms, rows, models, note]) => {
   }
   for (const [id, name, directory, url] of models) byId(id).properties.models = [{ name, url, directory }];
   const text = LiteGraph.createNode('MarkdownNote');
-  text.pos = [-520, 0]; text.size = [460, 420]; text.widgets[0].value = note; text.title = 'How to fly';
+  text.pos = [-520, 0]; text.size = [460, 620]; text.widgets[0].value = note; text.title = 'How to fly';
   graph.add(text);
   return JSON.stringify(graph.serialize());
 }"""
@@ -136,10 +155,11 @@ def draw(page, name: str) -> None:
     page.evaluate("async (api) => { await app.loadApiJson(api, 'mirage') }", numbered(graph))
     page.wait_for_timeout(1000)
     rooms = [
-        [title, color, [[numbers[n] for n in column] for column in columns]] for title, color, columns in ROOMS[name]
+        [title, color, [[numbers[n] for n in column if n in numbers] for column in columns]]
+        for title, color, columns in ROOMS[name]
     ]
     models = [[numbers[node], url.rsplit("/", 1)[1], directory, url] for node, (directory, url) in MODELS.items()]
-    note = NOTE.format(title=TITLES[name])
+    note = NOTE.format(title=TITLES[name]) + MORE.get(name, "")
     drawn = json.loads(page.evaluate(LAY_OUT, [rooms, ROWS, models, note]))
     for group in drawn.get("groups", []):
         group.pop("mirageRow", None)
