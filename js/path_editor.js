@@ -54,6 +54,8 @@ function addEditor(node) {
 
   async function show() {
     const isOpen = Boolean(node.properties[OPEN]);
+    const text = widgetOf(node, "keyframes");
+    text.hidden = text.options.hidden = isOpen; // the editor shows what it says
     door.textContent = isOpen ? "Close path editor" : "Edit path in the scene";
     door.setAttribute("aria-expanded", String(isOpen));
     if (!isOpen) {

@@ -13,7 +13,6 @@ export class KeyRow {
    * @param {{ change: (key: Partial<Keyframe>) => void, retime: (frame: number) => void }} handlers
    */
   constructor(inputs, fovUnit, name, handlers) {
-    Object.assign(this, { inputs, fovUnit, name });
     this.inputs = inputs;
     this.fovUnit = fovUnit;
     this.name = name;

@@ -10,16 +10,16 @@ const TURN = 1; // degrees
 
 /** @type {Record<string, (editor: PathEditor) => void>} */
 const ANYWHERE = {
-  k: (editor) => editor.addKey(),
+  k: (editor) => editor.edits.addKey(),
   v: (editor) => editor.keyFromView(),
   c: (editor) => editor.lookThrough(),
   o: (editor) => editor.overview(),
   d: (editor) => editor.toggleDrawing(),
-  delete: (editor) => editor.removeKey(),
-  backspace: (editor) => editor.removeKey(),
+  delete: (editor) => editor.edits.removeKey(),
+  backspace: (editor) => editor.edits.removeKey(),
   escape: (editor) => editor.toggleDrawing(false),
-  ",": (editor) => editor.selectNext(-1),
-  ".": (editor) => editor.selectNext(1),
+  ",": (editor) => editor.edits.selectNext(-1),
+  ".": (editor) => editor.edits.selectNext(1),
 };
 
 /** @type {Record<string, [number, number, number]>} right, down, forward */
@@ -46,18 +46,18 @@ export function pressed(editor, event) {
   const focus = /** @type {HTMLElement} */ (event.target);
   if (focus.tagName === "INPUT") return false;
   if (event.ctrlKey || event.metaKey) {
-    if (key === "y" || (key === "z" && event.shiftKey)) return done(editor.redo());
-    return key === "z" ? done(editor.undo()) : false;
+    if (key === "y" || (key === "z" && event.shiftKey)) return done(editor.edits.redo());
+    return key === "z" ? done(editor.edits.undo()) : false;
   }
   const isControl = focus.tagName === "BUTTON" || focus.tagName === "SELECT";
   if (key === " " && !isControl) return done(editor.togglePlay());
   if (focus === editor.parts.timeline && key in FRAMES) {
-    if (event.altKey) return done(editor.shiftInTime(Math.sign(FRAMES[key])));
-    return done(editor.scrub(editor.frame + FRAMES[key]));
+    if (event.altKey) return done(editor.edits.shiftInTime(Math.sign(FRAMES[key])));
+    return done(editor.edits.scrub(editor.edits.frame + FRAMES[key]));
   }
   if (focus === editor.parts.scene3d || focus === editor.parts.plan) {
-    if (event.shiftKey && key in TURNS) return done(editor.turnKey(TURNS[key]));
-    if (key in MOVES) return done(editor.shiftKey(MOVES[key]));
+    if (event.shiftKey && key in TURNS) return done(editor.edits.turnKey(TURNS[key]));
+    if (key in MOVES) return done(editor.edits.shiftKey(MOVES[key]));
   }
   if (focus.tagName === "SELECT" || event.altKey || !(key in ANYWHERE)) return false;
   return done(ANYWHERE[key](editor));

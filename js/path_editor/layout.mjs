@@ -57,16 +57,16 @@ export function buildLayout() {
     pan: number("pan", "Degrees to the right", "1"),
     tilt: number("tilt", "Degrees upwards", "1"),
     roll: number("roll", "Degrees clockwise", "1"),
-    fov: number("view", "Field of view of the chosen keyframe; empty takes that of the scene", "1"),
+    fov: number("fov", "Field of view of the chosen keyframe; empty takes that of the scene", "1"),
   };
   const fovUnit = choice("Field of view in degrees (horizontal) or as focal length in mm (full frame)", { degrees: "°", mm: "mm" });
   const keyName = element("output", { class: "name" });
   const scene3d = element("div", {
-    class: "scene", tabindex: "0", role: "application",
+    class: "scene", tabindex: "0", role: "application", "data-capture-wheel": "true",
     "aria-label": "Scene in 3D. Arrows move the chosen keyframe, Page Up and Down raise and lower it, Shift and arrows turn it.",
   });
   const plan = element("canvas", {
-    tabindex: "0", role: "application",
+    tabindex: "0", role: "application", "data-capture-wheel": "true",
     "aria-label": "Plan from above. Arrows move the chosen keyframe, Shift and arrows turn it.",
   });
   const timeline = element("canvas", {

@@ -105,17 +105,17 @@ export function withTime(path, index, time) {
 export class History {
   /** @param {Moment} moment */
   constructor(moment) {
-    this.reset(moment);
-  }
-
-  /** @param {Moment} moment */
-  reset(moment) {
     this.now = moment;
     /** @type {Moment[]} */
     this.past = [];
     /** @type {Moment[]} */
     this.future = [];
     this.tag = "";
+  }
+
+  /** Begin anew, without steps. @param {Moment} moment */
+  reset(moment) {
+    [this.now, this.past, this.future, this.tag] = [moment, [], [], ""];
   }
 
   /** @param {Moment} moment @param {string} tag "" never joins the step before */

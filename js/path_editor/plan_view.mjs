@@ -55,12 +55,12 @@ export class PlanView {
 
   /** Show the camera, the path and what lies ahead. @param {number} unit */
   fit(unit) {
-    const spots = [[0, 0], [0, 1.5 * unit], ...(this.shown?.sampled?.cam2world ?? []).map((flat) => [flat[3], flat[11]])];
+    const spots = [[0, 0], [0, 1.2 * unit], ...(this.shown?.sampled?.cam2world ?? []).map((flat) => [flat[3], flat[11]])];
     const [xs, zs] = [0, 1].map((axis) => spots.map((spot) => spot[axis]));
     const span = (/** @type {number[]} */ values) => Math.max(...values) - Math.min(...values);
     const middle = (/** @type {number[]} */ values) => (Math.max(...values) + Math.min(...values)) / 2;
     this.middle = [middle(xs), middle(zs)];
-    const room = Math.min(this.canvas.clientWidth / (span(xs) + unit), this.canvas.clientHeight / (span(zs) + 0.5 * unit));
+    const room = Math.min(this.canvas.clientWidth / (span(xs) + 0.8 * unit), this.canvas.clientHeight / (span(zs) + 0.4 * unit));
     this.zoom = room || 90;
     this.drawCloud();
   }

@@ -8,16 +8,19 @@
  * @typedef {import("./camera_math.mjs").Matrix} Matrix
  * @typedef {import("./camera_math.mjs").Vector} Vector
  * @typedef {import("./editor.mjs").Shown} Shown
- * @typedef {{ select: (index: number) => void, drag: (index: number, position: Vector) => void, drop: () => void,
- *   moved: () => void }} Handlers
+ * @typedef {{ select: (index: number) => void, drag: (index: number, position: Vector) => void, drop: () => void }} Handlers
  */
-import * as THREE from "../vendor/three/three.module.min.mjs";
+import * as three from "../vendor/three/three.module.min.mjs";
 import { OrbitControls } from "../vendor/three/OrbitControls.mjs";
 import { fromFlat, frustumCorners, positionOf } from "./camera_math.mjs";
+
+/** @type {any} the vendored file has no types */
+const THREE = three;
 
 export const COLORS = { key: "#5ec8ae", now: "#f0a65a", chosen: "#ffffff", line: "#e2e4e9", paper: "#15171b" };
 const PICK_PIXELS = 16;
 const FAR = 1000;
+const MAX_FRUSTA = 9; // beside the chosen one; more hide each other
 
 const POINT_VERTEX = `
   attribute float footprint;
@@ -49,7 +52,7 @@ export class SceneView {
     this.camera = new THREE.PerspectiveCamera(50, 1, 0.005, FAR);
     this.controls = new OrbitControls(this.camera, this.canvas);
     this.controls.addEventListener("change", () => this.redraw());
-    this.controls.addEventListener("start", () => handlers.moved());
+    this.controls.addEventListener("start", () => (this.glass.visible = true));
     this.path = this.added(new THREE.Line(new THREE.BufferGeometry(), new THREE.LineBasicMaterial({ color: COLORS.line })));
     this.keys = this.added(new THREE.LineSegments(new THREE.BufferGeometry(), new THREE.LineBasicMaterial({ vertexColors: true })));
     this.dots = this.added(new THREE.Points(new THREE.BufferGeometry(), new THREE.PointsMaterial({ vertexColors: true, size: 7, sizeAttenuation: false })));
@@ -105,13 +108,15 @@ export class SceneView {
     const { path, sampled, selected, frame, reach } = shown;
     setPositions(this.path, sampled ? sampled.cam2world.map((flat) => [flat[3], flat[7], flat[11]]) : []);
     const [lines, colors, dots, dotColors] = [[], [], [], []].map((list) => /** @type {any[]} */ (list));
+    const every = Math.ceil((path.keyframes.length - 1) / MAX_FRUSTA);
     path.keyframes.forEach((key, index) => {
       const color = new THREE.Color(index === selected ? COLORS.chosen : COLORS.key).toArray();
+      dots.push(positionOf(key.cam2world));
+      dotColors.push(color);
+      if (index % every && index !== selected) return;
       const edges = frustumEdges(key.cam2world, key.fov_degrees ?? shown.fov, shown.aspect, reach);
       lines.push(...edges);
       colors.push(...edges.map(() => color));
-      dots.push(positionOf(key.cam2world));
-      dotColors.push(color);
     });
     setPositions(this.keys, lines, colors);
     setPositions(this.dots, dots, dotColors);
@@ -148,15 +153,17 @@ export class SceneView {
     this.camera.position.copy(eye);
     this.controls.target.copy(target);
     this.horizontalFov = fov;
+    this.glass.visible = false; // it would tint the whole view
     this.resize();
     this.controls.update();
   }
 
   /** Over the first camera's shoulder. @param {number} unit */
   lookFromBehind(unit) {
-    this.camera.position.set(-0.75 * unit, 0.75 * unit, 1.15 * unit);
-    this.controls.target.set(0, -0.05 * unit, -0.75 * unit);
-    this.horizontalFov = 55;
+    this.camera.position.set(-0.62 * unit, 0.42 * unit, 0.6 * unit);
+    this.controls.target.set(0.06 * unit, -0.04 * unit, -0.55 * unit);
+    this.horizontalFov = 65;
+    this.glass.visible = true;
     this.resize();
     this.controls.update();
   }

@@ -7,6 +7,7 @@
  * @typedef {{ path: import("./path_state.mjs").Path, cam2world: number[][], fov_degrees: number[],
  *   scene_fov_degrees: number, fov_source: "scene" | "node" | "assumed", image_size: [number, number], fps: number,
  *   whole_frames: number, segments: [number, number][] }} Sampled
+ * @typedef {{ known: number[], levels: ("green" | "amber" | "red")[], level: string, suggestion: string }} Checked
  * @typedef {{ count: number, positions: Float32Array, footprints: Float32Array, colors: Uint8Array }} Points
  * @typedef {{ fetchApi: (route: string, options?: RequestInit) => Promise<Response> }} Api
  */

@@ -4,14 +4,14 @@
  * says of every frame.
  *
  * @typedef {import("./editor.mjs").Shown} Shown
- * @typedef {{ select: (index: number) => void, scrub: (frame: number) => void, retime: (index: number, frame: number) => void,
+ * @typedef {{ select: (index: number) => void, scrub: (frame: number) => void, retime: (frame: number) => void,
  *   drop: () => void }} Handlers
  */
 import { COLORS } from "./scene_view.mjs";
 
 const SIDE = 12; // pixels left free on both sides
-const TRACK = 34; // y of the keyframes
-const STRIP = [52, 62]; // y of the preflight strip
+const TRACK = 32; // y of the keyframes
+const STRIP = [46, 64]; // y of the preflight strip
 const LEVELS = { green: "#4fa387", amber: "#dba24a", red: "#d9604f" };
 const PICK = 8;
 
@@ -168,7 +168,7 @@ export class Timeline {
     canvas.addEventListener("pointermove", (event) => {
       const [x, y] = this.pointerAt(event);
       if (this.grip === -1) handlers.scrub(Math.round(this.frameAt(x)));
-      else if (this.grip >= 0) handlers.retime(this.grip, this.frameAt(x));
+      else if (this.grip >= 0) handlers.retime(this.frameAt(x));
       else canvas.style.cursor = this.keyAt(x, y) >= 0 ? "ew-resize" : "pointer";
     });
     for (const name of ["pointerup", "pointercancel"]) {
