@@ -454,9 +454,9 @@ from mirage_core.latent_grid import LatentGrid
 from mirage_core.memory import LatentMemory, MemoryBlock
 from mirage_core.zbuffer import project
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 def memory_of(n):
-    sides = torch.randn(n, 2, 3) * 0.1
+    sides = torch.randn(n, 2, 3) * 0.02
     return LatentMemory(LatentGrid(channels=1), (MemoryBlock(
         points=torch.randn(n, 3) * 2, latents=torch.zeros(n, 1), latent_index=torch.zeros(n, dtype=torch.int32),
         confidence=torch.ones(n), footprints=sides.norm(dim=-1).amax(-1), sides=sides),))
