@@ -1,5 +1,7 @@
 """Laws of the segment plan, then the released plan."""
 
+import itertools
+
 import pytest
 
 from mirage_core.latent_grid import WAN22
@@ -17,7 +19,7 @@ def test_a_plan_covers_every_frame_once(frames):
 @pytest.mark.parametrize("frames", LENGTHS)
 def test_each_segment_starts_on_the_last_latent_of_the_one_before(frames):
     plan = plan_segments(frames, WAN22)
-    for before, segment in zip(plan, plan[1:], strict=False):
+    for before, segment in itertools.pairwise(plan):
         assert segment.target_frames[0] == before.target_frames[-1]
         assert segment.model_frames == len(segment.output) + 1
     assert all(WAN22.latent_frames(segment.model_frames) == segment.latent_frames for segment in plan)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from real_host.client import PromptFailed, PromptInterrupted, made_files
+from real_host.flights import film, flight, node, with_tiny_models
 from safetensors.torch import load as load_bytes
 from safetensors.torch import save_file
 
 from mirage_core.weights import Stated
-from real_host.client import PromptFailed, PromptInterrupted, made_files
 from training.stand_in.adapter import random_branch, random_lora
 
 PICTURE = "mirage_room.jpg"
@@ -27,10 +28,6 @@ def adapters(base_directory):
     broken = random_branch()
     del broken["vace_blocks.1.ffn.0.weight"]
     save_file(broken, folder / "broken.safetensors")
-
-
-def node(class_type: str, **inputs) -> dict:
-    return {"class_type": class_type, "inputs": inputs}
 
 
 def segment(
@@ -194,3 +191,18 @@ def test_apply_mirage_memory_gives_a_model_for_the_users_own_sampling_graph(clie
     own = load_bytes(client.fetch(made_files(finished.outputs["save"])[0]))["latent_tensor"]
     ours = latent(client, branch="branch_mask.safetensors")
     assert (own - ours).abs().max() < 1e-4, "Generate Segment is Apply Mirage Memory plus sampling"
+
+
+@pytest.mark.parametrize("name, branch, lora", [
+    ("mirage_adapter", "mirage_side_branch.safetensors", "mirage_lora.safetensors"),
+    ("spatia_weights", "control_weight_8500.safetensors", "lora_weights_10000.safetensors"),
+])  # fmt: skip
+def test_the_adapter_workflows_run_with_tiny_files_of_the_same_names(client, base_directory, name, branch, lora):
+    folder = base_directory / "models" / "mirage"
+    stated = Stated(heads=2, layout="white_latent" if name == "mirage_adapter" else None).to_metadata()
+    save_file(random_branch(channels=96), folder / branch, metadata=stated)
+    save_file(random_lora(), folder / lora)
+    prompt = flight(name, LoadImage={"image": PICTURE}, MirageGenerateSegment={"steps": 1})
+    with_tiny_models(prompt)
+    finished = client.run(prompt)
+    assert len(film(client, prompt, finished)) == 37

@@ -3,55 +3,14 @@
 from __future__ import annotations
 
 import copy
-import json
 from io import BytesIO
-from pathlib import Path
 
 import av
-import numpy as np
 import pytest
 from PIL import Image
-from safetensors.torch import load_file, save_file
-
 from real_host.client import PromptFailed, PromptInterrupted, made_files
-
-API = Path(__file__).resolve().parents[2] / "workflows" / "api"
-
-
-def flight(name: str, **changes) -> dict:
-    """A shipped workflow at 96x64 with few steps; changes: {class_type: {input: value}}."""
-    prompt = json.loads((API / f"{name}.json").read_text())
-    small = {
-        "MirageCameraPath": {"width": 96, "height": 64, "length": 65, "fov": 60.0},
-        "MirageGenerateSegment": {"steps": 2},
-        "MirageFilmReport": {"pictures": 4},
-    }
-    for node in prompt.values():
-        node["inputs"].update(small.get(node["class_type"], {}))
-        node["inputs"].update(changes.get(node["class_type"], {}))
-    return prompt
-
-
-def node(class_type: str, **inputs) -> dict:
-    return {"class_type": class_type, "inputs": inputs}
-
-
-def find(prompt: dict, title: str) -> str:
-    return next(key for key, node in prompt.items() if node["_meta"]["title"] == title)
-
-
-def of_type(prompt: dict, class_type: str) -> str:
-    return next(key for key, node in prompt.items() if node["class_type"] == class_type)
-
-
-def film(client, prompt: dict, finished) -> list[np.ndarray]:
-    listed = made_files(finished.outputs[of_type(prompt, "SaveVideo")])
-    with av.open(BytesIO(client.fetch(listed[0]))) as container:
-        return [frame.to_ndarray(format="rgb24").astype(np.float32) for frame in container.decode(video=0)]
-
-
-def psnr(one: np.ndarray, other: np.ndarray) -> float:
-    return float(10 * np.log10(255**2 / max(1e-9, ((one - other) ** 2).mean())))
+from real_host.flights import film, find, flight, node, of_type, psnr, with_tiny_models
+from safetensors.torch import load_file, save_file
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +44,11 @@ def test_the_loop_films_each_segment_and_says_so(client, picture):
 def test_a_loop_inside_a_subgraph_films_the_same(client, picture):
     prompt = flight("stand_in_long_flight", LoadImage={"image": picture})
     nested = {}
-    for key, node in prompt.items():  # the frontend flattens a subgraph to ids such as "8:5"
-        node = copy.deepcopy(node)
-        for name, value in node["inputs"].items():
+    for key, one in copy.deepcopy(prompt).items():  # the frontend flattens a subgraph to ids such as "8:5"
+        for name, value in one["inputs"].items():
             if isinstance(value, list):
-                node["inputs"][name] = [f"8:{value[0]}", value[1]]
-        nested[f"8:{key}"] = node
+                one["inputs"][name] = [f"8:{value[0]}", value[1]]
+        nested[f"8:{key}"] = one
     finished = client.run(nested)
     listed = made_files(finished.outputs[f"8:{of_type(prompt, 'SaveVideo')}"])
     with av.open(BytesIO(client.fetch(listed[0]))) as container:
@@ -99,20 +57,7 @@ def test_a_loop_inside_a_subgraph_films_the_same(client, picture):
 
 def test_the_stock_depth_loaders_and_a_random_model_carry_a_whole_flight(client, picture):
     prompt = flight("long_flight", LoadImage={"image": picture}, MirageGenerateSegment={"steps": 1, "cfg": 2.0})
-    prompt[of_type(prompt, "UNETLoader")]["inputs"]["unet_name"] = "mirage_random_dit.safetensors"
-    prompt[of_type(prompt, "VAELoader")]["inputs"]["vae_name"] = "mirage_stand_in_vae.safetensors"
-    prompt[of_type(prompt, "LoadMoGeModel")]["inputs"]["model_name"] = "mirage_random_moge1.safetensors"
-    prompt[of_type(prompt, "MirageCameraPath")]["inputs"] |= {"length": 37, "width": 320, "height": 192}
-    del prompt[of_type(prompt, "CLIPLoader")]
-    for node in prompt.values():
-        if node["class_type"] == "CLIPTextEncode":
-            node["class_type"] = "MirageStandInText"
-            node["inputs"] = {"text": node["inputs"]["text"], "width": 64}
-        if node["class_type"] == "MoGeInference":
-            node["inputs"]["resolution_level"] = 0
-        if node["class_type"] == "MirageDynamicSkyMask":
-            node["inputs"]["sky_threshold"] = 1.0
-            del node["inputs"]["geometry"]  # random weights call everything sky
+    with_tiny_models(prompt)
     finished = client.run(prompt)
     assert len(film(client, prompt, finished)) == 37
 
