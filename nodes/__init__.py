@@ -6,11 +6,16 @@ from comfy_api.latest import ComfyExtension, io
 
 from .branch_nodes import ApplyMirageMemory, FlowUniPCSampler, LoadMirageAdapter, register_model_folder
 from .camera_nodes import CameraPathNode
+from .camera_socket_nodes import CameraPathFrom3D, CameraPathFromWan, CameraPathTo3D, CameraPathToWan
+from .check_nodes import PathCheck
 from .drift_nodes import ColorAnchorNode
+from .export_nodes import ExportMemory
 from .film_nodes import DecodeFilm, FilmReport
 from .geometry_nodes import DynamicSkyMask, FramesForDepth, SimpleDepth
 from .loop_nodes import LoopFilm, LoopStep, SegmentLoopEnd, SegmentLoopStart
 from .memory_nodes import InitLatentMemory, ProjectMemory, WriteMemory
+from .path_nodes import LoadCameraPath, SaveCameraPath, WorldScoreMoves
+from .receipt_nodes import CameraReceipt, FilmFrames
 from .scene_routes import add_routes
 from .segment_nodes import GenerateSegment
 from .stand_in_nodes import StandInText
@@ -34,6 +39,17 @@ NODES: list[type[io.ComfyNode]] = [
     LoadMirageAdapter,
     ApplyMirageMemory,
     FlowUniPCSampler,
+    PathCheck,
+    LoadCameraPath,
+    SaveCameraPath,
+    WorldScoreMoves,
+    CameraPathFrom3D,
+    CameraPathTo3D,
+    CameraPathFromWan,
+    CameraPathToWan,
+    FilmFrames,
+    CameraReceipt,
+    ExportMemory,
     StandInText,
 ]
 

@@ -27,7 +27,7 @@ def to_picture(frame: torch.Tensor) -> Image.Image:
     return Image.fromarray((frame.clamp(0, 1) * 255).round().byte().cpu().numpy())
 
 
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
 
 
@@ -84,8 +84,8 @@ def path_from_above(cameras: Cameras, segment_starts: list[int], *, size: int = 
         draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill=WARM if index else ACCENT)
         shift = 16 * sum(math.hypot(x - a, y - b) < 12 for a, b in placed)
         placed.append((x, y))
-        draw.text((x + 9 + shift, y - 8), str(index + 1), fill=INK, font=_font(15))
-    draw.text((14, 10), f"{len(cameras)} frames, {len(segment_starts)} segments, from above", fill=DIM, font=_font(15))
+        draw.text((x + 9 + shift, y - 8), str(index + 1), fill=INK, font=font(15))
+    draw.text((14, 10), f"{len(cameras)} frames, {len(segment_starts)} segments, from above", fill=DIM, font=font(15))
     return to_image(picture)
 
 
@@ -100,7 +100,7 @@ def coverage_plot(coverage: list[list[float]], *, width: int = 900, height: int 
     for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         y = bottom - share * (bottom - top)
         draw.line((left, y, right, y), fill=(52, 56, 64))
-        draw.text((14, y - 9), f"{share:4.0%}", fill=DIM, font=_font(14))
+        draw.text((14, y - 9), f"{share:4.0%}", fill=DIM, font=font(14))
     total = sum(len(shares) for shares in coverage)
     step = (right - left) / max(1, total - 1)
     at = 0
@@ -111,9 +111,9 @@ def coverage_plot(coverage: list[list[float]], *, width: int = 900, height: int 
             draw.line(points, fill=color, width=3)
         for x, y in points:
             draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=color)
-        draw.text((points[0][0] + 4, bottom + 8), f"segment {index + 1}", fill=color, font=_font(14))
+        draw.text((points[0][0] + 4, bottom + 8), f"segment {index + 1}", fill=color, font=font(14))
         at += len(shares)
-    draw.text((left, 12), "share of each target frame known from memory, over latent frames", fill=INK, font=_font(16))
+    draw.text((left, 12), "share of each target frame known from memory, over latent frames", fill=INK, font=font(16))
     return to_image(picture)
 
 
@@ -128,5 +128,5 @@ def contact_sheet(frames: list[tuple[str, torch.Tensor]], *, columns: int = 4, t
         x = 8 + index % columns * (tile_width + 8)
         y = 8 + index // columns * (tile_height + 32)
         picture.paste(to_picture(frame).resize((tile_width, tile_height), Image.Resampling.LANCZOS), (x, y))
-        draw.text((x + 2, y + tile_height + 3), caption, fill=INK, font=_font(15))
+        draw.text((x + 2, y + tile_height + 3), caption, fill=INK, font=font(15))
     return to_image(picture)
