@@ -48,6 +48,23 @@ def test_run_button_makes_a_film_after_a_value_was_changed(canvas, client, front
     canvas.screenshot(f"film_made_{frontend}")
 
 
+def test_an_error_of_a_node_inside_the_loop_is_shown_with_segment_and_node(canvas, tmp_path):
+    prompt = json.loads((WORKFLOWS / "api" / "stand_in_long_flight.json").read_text())
+    keys = {node["_meta"]["title"]: key for key, node in prompt.items()}
+    prompt[keys["Camera Path"]]["inputs"] |= {"length": 37, "width": 64, "height": 64}
+    prompt[keys["Generate Segment"]]["inputs"]["steps"] = 1
+    six = {"image": [keys["Decode segment"], 0], "batch_index": 0, "length": 6}
+    prompt["900"] = {"class_type": "ImageFromBatch", "inputs": six, "_meta": {"title": "Six frames"}}
+    prompt[keys["Frames for Depth"]]["inputs"]["images"] = ["900", 0]
+    broken = tmp_path / "broken.json"
+    broken.write_text(json.dumps(prompt))
+    canvas.load_api(broken)
+    canvas.press_run()
+    shown = canvas.page.get_by_text("Segment 1, Frames for Depth")
+    shown.wait_for(timeout=90000)
+    assert shown.count() == 1
+
+
 def wait_for_outputs(client, before: set[str], seconds: float = 120) -> dict:
     """Outputs of the first prompt that ends and was not there before; fails with the server's word on an error."""
     deadline = time.monotonic() + seconds
