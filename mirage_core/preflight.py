@@ -35,7 +35,7 @@ class TrainedRange:
     """The camera moves an adapter has seen in training, per pixel frame.
 
     turn_degrees: largest turn of the view direction or roll.  speed: largest step of the camera, median depths of the
-    scene.  segment_frames: length of the trained clips.
+    scene.
 
     The default: clips of 33 frames at 16 fps (the recipe of microsoft/LatentSpatialMemory@b2cd738, whose SpatialVID-HQ
     clips come without a stated speed limit), and in them the largest of WorldScore's ten moves, on which Mirage was
@@ -44,7 +44,6 @@ class TrainedRange:
 
     turn_degrees: float = 30.0 / (SEGMENT_FRAMES - 1)
     speed: float = 1.0 / (SEGMENT_FRAMES - 1)
-    segment_frames: int = SEGMENT_FRAMES
 
     def __post_init__(self) -> None:
         for name in ("turn_degrees", "speed"):
@@ -74,6 +73,7 @@ class Preflight:
     clearance: distance from the camera to the nearest remembered surface in its view, in median depths; infinite when
         there is none within one.  is_through: True where the way from the frame before crosses a remembered surface.
     levels, causes: the verdict per frame and what it is for ("" for green).
+    trained: the range that speed and turns were measured against.
     plan: segments of the film.  points: of the memory after the film, at most.  mib: what they take.
     level, suggestion: the worst of the frames, and one sentence on what to do ("" when nothing is to be done).
     """
@@ -86,6 +86,7 @@ class Preflight:
     is_through: tuple[bool, ...]
     levels: tuple[Level, ...]
     causes: tuple[Cause, ...]
+    trained: TrainedRange
     plan: tuple[Segment, ...]
     points: int
     mib: float
@@ -98,8 +99,9 @@ class Preflight:
         return len(self.known)
 
     def to_json(self) -> str:
-        """For an editor's strip: all fields but the plan, of which it gets segment_starts; infinity as null."""
-        document = {name: value for name, value in vars(self).items() if name != "plan"}
+        """For an editor's strip: all fields, of the plan only segment_starts; infinity as null."""
+        document = {name: value for name, value in vars(self).items() if name not in ("plan", "trained")}
+        document["trained"] = vars(self.trained)
         document["clearance"] = [value if math.isfinite(value) else None for value in self.clearance]
         document["segment_starts"] = [segment.target_frames[0] for segment in self.plan]
         return json.dumps(document, allow_nan=False)
@@ -160,13 +162,14 @@ def preflight(
         is_through=tuple(is_through),
         levels=tuple(level for level, _ in found),
         causes=tuple(cause for _, cause in found),
+        trained=trained,
         plan=plan,
         points=points,
         mib=points * _bytes_per_point(memory) / 2**20,
         level=_LEVELS[max(_LEVELS.index(level) for level, _ in found)],
         suggestion="",
     )
-    return replace(report, suggestion=_suggestion(report, cameras, trained, grid, segment_frames))
+    return replace(report, suggestion=_suggestion(report, cameras, grid, segment_frames))
 
 
 @dataclass(frozen=True)
@@ -349,13 +352,12 @@ def _verdict(
     return max(findings, key=lambda finding: _LEVELS.index(finding[0]), default=("green", ""))
 
 
-def _suggestion(
-    report: Preflight, cameras: Cameras, trained: TrainedRange, grid: LatentGrid, segment_frames: int
-) -> str:
+def _suggestion(report: Preflight, cameras: Cameras, grid: LatentGrid, segment_frames: int) -> str:
     """One sentence on the gravest finding."""
     if "length" in report.causes:
         below = report.causes.index("length")
-        return f"The film has {report.frames} frames; the model packs frames as 4n+1: use {below} or {below + 4}."
+        above = below + grid.temporal_stride
+        return f"The film has {report.frames} frames; the model packs frames as 4n+1: use {below} or {above}."
     if report.level == "green":
         return ""
     found = {cause for level, cause in zip(report.levels, report.causes, strict=True) if level == report.level}
@@ -375,7 +377,7 @@ def _suggestion(
             f"At frame {first} only {report.expected[first]:.0%} of the view will be known: move or turn less per "
             "segment, or lead the path back over what has been seen."
         )
-    ratio = max(max(report.speed) / trained.speed, max(report.turn_degrees) / trained.turn_degrees)
+    ratio = max(max(report.speed) / report.trained.speed, max(report.turn_degrees) / report.trained.turn_degrees)
     slower = max(0.05, math.floor(20 / ratio) / 20)
     step = segment_frames - 1
     needed = math.ceil((report.frames - 1) * ratio / step - 1e-6)

@@ -31,6 +31,7 @@ class PathCheck(io.ComfyNode):
             category="Mirage/camera",
             description="Looks at a camera path before any GPU time: what is known along it, what is too fast or too near, how long it takes.",
             search_aliases=["preflight", "coverage", "speed", "collision", "estimate", "vram", "time"],
+            is_output_node=True,
             inputs=[
                 MirageMemory.Input("memory", tooltip="From Init Latent Memory, or a film you want to go on with."),
                 MiragePath.Input("path", optional=True, tooltip="The path to check, beginning where the film is now. Without it, what is left of the memory's own path."),

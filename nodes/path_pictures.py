@@ -25,8 +25,8 @@ def preflight_strip(found: Preflight, *, width: int = 1100) -> torch.Tensor:
     rows = [
         _Row("known from memory", found.known, 1.0, KNOWN_SHARE, DIM),
         _Row("known by then", found.expected, 1.0, KNOWN_SHARE, ACCENT),
-        _Row("median depths / frame", found.speed, None, None, WARM),
-        _Row("degrees / frame", found.turn_degrees, None, None, WARM),
+        _rate("median depths / frame", found.speed, found.trained.speed),
+        _rate("degrees / frame", found.turn_degrees, found.trained.turn_degrees),
         _Row("clearance", [min(one, 1.0) for one in found.clearance], 1.0, NEAR_SHARE, ACCENT),
     ]
     top, band, gap = 56, 30, 62
@@ -62,16 +62,27 @@ def receipt_plot(
     across = (_LEFT, width - _RIGHT)
     _draw_segments(draw, plan, length, across, (56, 380))
     at = [frame / max(1, length - 1) for frame in frames]
-    rotation = _Row("rotation, degrees", errors.rotation_degrees, None, WORLDSCORE_LIMITS[0], WARM, at)
+    rotation = _Row("rotation, degrees", errors.rotation_degrees, *_limited(errors.rotation_degrees, 0), WARM, at)
     rotation.draw(draw, across, (70, 200))
     if not any(map(math.isnan, errors.translation)):
-        translation = _Row("translation, units", errors.translation, None, WORLDSCORE_LIMITS[1], ACCENT, at)
+        translation = _Row("translation, units", errors.translation, *_limited(errors.translation, 1), ACCENT, at)
         translation.draw(draw, across, (235, 365))
     else:
         draw.text(
             (_LEFT + 12, 290), "the path does not move: there is no translation to compare", fill=DIM, font=font(15)
         )
     return to_image(picture)
+
+
+def _limited(values: Sequence[float], which: int) -> tuple[float, float]:
+    """Top and mark of an error's curve: a tenth of WorldScore's limit at least, so that small errors look small."""
+    limit = WORLDSCORE_LIMITS[which]
+    return max(*values, limit / 10), limit
+
+
+def _rate(name: str, values: Sequence[float], trained: float) -> _Row:
+    """A rate with the trained one dashed in it."""
+    return _Row(name, values, max(*values, 1.25 * trained), trained, WARM)
 
 
 class _Row:

@@ -56,6 +56,7 @@ class CameraReceipt(io.ComfyNode):
             category="Mirage/camera",
             description="Compares the cameras that Depth Anything 3 finds in the finished film with those the path asked for.",
             search_aliases=["camera error", "pose error", "worldscore", "proof", "measure", "accuracy"],
+            is_output_node=True,
             inputs=[
                 MirageMemory.Input("memory", tooltip="The finished film; its path is what was asked for."),
                 DA3Geometry.Input("geometry", tooltip="Run Depth Anything 3 in mode multiview (Small or Base model) on the frames of Film Frames."),
