@@ -12,6 +12,8 @@ from real_host.client import PromptFailed, PromptInterrupted, made_files
 from real_host.flights import film, find, flight, node, of_type, psnr, with_tiny_models
 from safetensors.torch import load_file, save_file
 
+from training.stand_in.dit import dit_metadata
+
 
 @pytest.fixture(scope="module")
 def picture(server, tmp_path_factory):
@@ -35,6 +37,7 @@ def test_the_loop_films_each_segment_and_says_so(client, picture):
     assert len(film(client, prompt, finished)) == 97
     told = [event.data["text"] for event in finished.events if event.kind == "text"]
     assert [line for line in told if "step 2/2" in line] == [f"segment {k}/3, step 2/2" for k in (1, 2, 3)]
+    assert [event for event in finished.events if event.kind == "preview"], "the newest frame is shown while it is made"
     previews = [key for key in finished.outputs if key.endswith("." + find(prompt, "What the memory shows"))]
     assert len(previews) == 3, "previews in the body are made once per segment"
     sheet = made_files(finished.outputs[find(prompt, "Contact sheet")])
@@ -145,3 +148,17 @@ def test_the_wan21_vae_is_refused_with_the_one_to_use(client, picture, base_dire
     with pytest.raises(PromptFailed, match=r"16 channels.*Wan2\.2 VAE") as failed:
         client.run(prompt)
     assert failed.value.node_type == "MirageInitLatentMemory"
+
+
+def test_a_wan21_model_is_refused_with_the_one_to_use(client, picture, base_directory):
+    folder = base_directory / "models/diffusion_models"
+    wan21 = load_file(folder / "mirage_random_dit.safetensors")
+    wan21["patch_embedding.weight"] = wan21["patch_embedding.weight"][:, :16].contiguous()
+    for part in ("weight", "bias"):
+        wan21[f"head.head.{part}"] = wan21[f"head.head.{part}"][: 16 * 4].contiguous()
+    save_file(wan21, folder / "wan21.safetensors", metadata=dit_metadata(heads=2))
+    prompt = flight(
+        "stand_in_first_flight", LoadImage={"image": picture}, UNETLoader={"unet_name": "wan21.safetensors"}
+    )
+    with pytest.raises(PromptFailed, match=r"segment 1/2, Generate Segment: .*16 latent channels.*Wan2\.2 TI2V"):
+        client.run(prompt)

@@ -1,7 +1,7 @@
 """Draws the API workflows onto the canvas with the real frontend: python workflows/api/draw.py SERVER_URL.
 
-Writes workflows/<name>.json and a screenshot workflows/<name>.jpg. Needs playwright, Chromium and a running ComfyUI
-that has this pack.
+Writes workflows/<name>.json. Needs playwright, Chromium and a running ComfyUI that has this pack. The thumbnails come
+from a film: python workflows/api/pictures.py FILM.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ import json
 import shutil
 import sys
 import urllib.request
-from io import BytesIO
 from pathlib import Path
 
 from build import first_flight, long_flight, mirage_adapter, numbered, spatia_weights
-from PIL import Image
 from playwright.sync_api import sync_playwright
 
 WORKFLOWS = Path(__file__).parents[1]
@@ -164,15 +162,6 @@ def draw(page, name: str) -> None:
     for group in drawn.get("groups", []):
         group.pop("mirageRow", None)
     (WORKFLOWS / f"{name}.json").write_text(json.dumps(drawn, indent=1) + "\n")
-    page.evaluate("async (drawn) => { await app.loadGraphData(drawn) }", drawn)
-    page.wait_for_timeout(1500)
-    page.keyboard.press("Escape")
-    page.evaluate("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
-    page.wait_for_timeout(1500)
-    picture = Image.open(BytesIO(page.screenshot())).convert("RGB")
-    picture.crop((60, 50, 1600, 1000)).resize((1000, 617), Image.Resampling.LANCZOS).save(
-        WORKFLOWS / f"{name}.jpg", quality=82
-    )
 
 
 def main() -> None:
