@@ -9,7 +9,7 @@
  * @typedef {{ path: Path | null, selected: number }} Moment
  */
 
-export const MIN_GAP = 1e-4; // of the film, between two keyframes: less than a frame of the longest film
+export const MIN_GAP = 1e-7; // of the path, between two keyframes: a soft start takes less than 1e-6 for a first frame
 const LIMIT = 200; // steps that can be undone
 
 /** @param {string} text @returns {Path} */
@@ -42,6 +42,16 @@ function withKeys(path, keyframes) {
 /** @param {number} time */
 function inside(time) {
   return Math.min(1 - MIN_GAP, Math.max(MIN_GAP, time));
+}
+
+/** `time`, or the next one on the side of `direction` at which there is no keyframe. */
+function freeTime(/** @type {Keyframe[]} */ keys, /** @type {number} */ time, /** @type {number} */ direction) {
+  const taken = () => keys.find((key) => Math.abs(key.time - time) < 0.9 * MIN_GAP);
+  for (let hit = taken(); hit; hit = taken()) {
+    time = hit.time + direction * MIN_GAP;
+    if (time <= 0 || time >= 1) [time, direction] = [inside(time), -direction];
+  }
+  return time;
 }
 
 /** The keyframe at this time, or -1. @param {Path} path @param {number} time @param {number} gap */
@@ -93,10 +103,7 @@ export function withTime(path, index, time) {
   const keys = path.keyframes;
   if (index <= 0 || index >= keys.length - 1) return { path, selected: index };
   const others = keys.filter((_, i) => i !== index);
-  let at = inside(time);
-  const hit = others.find((key) => Math.abs(key.time - at) < MIN_GAP);
-  if (hit) at = hit.time + (keys[index].time < hit.time ? -MIN_GAP : MIN_GAP);
-  const moved = { ...keys[index], time: at };
+  const moved = { ...keys[index], time: freeTime(others, inside(time), time < keys[index].time ? 1 : -1) };
   const keyframes = [...others, moved].sort((a, b) => a.time - b.time);
   return { path: withKeys(path, keyframes), selected: keyframes.indexOf(moved) };
 }

@@ -1,0 +1,213 @@
+"""What the path editor asks the server: answers are those of the core, and wrong questions get one sentence."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from real_host.client import made_files
+
+from mirage_core.camera import Cameras, pinhole_intrinsics
+from mirage_core.camera_path import CameraPath, preset
+from mirage_core.latent_grid import WAN22
+from mirage_core.memory import LatentMemory, MemoryBlock
+from mirage_core.preflight import preflight
+from mirage_core.rollout import Rollout, Shot
+
+API_FORM = Path(__file__).resolve().parents[2] / "workflows" / "api" / "stand_in_long_flight.json"
+SETTINGS = {"preset": "dolly_in", "amount": 0.3, "length": 33, "width": 256, "height": 160, "easing": "linear"}
+
+
+@pytest.fixture(scope="module")
+def previewed(server):
+    """A scene of the node "10", and the pictures of Project Memory along SETTINGS."""
+    from real_host.client import Client
+
+    client = Client(server.url)
+    whole = json.loads(API_FORM.read_text())
+    prompt = {key: whole[key] for key in ("2", "4", "5", "7", "10")}
+    prompt["10"]["inputs"].pop("static_mask", None)
+    prompt["5"]["inputs"] |= SETTINGS
+    prompt["90"] = {"class_type": "MirageProjectMemory", "inputs": {"memory": ["10", 0], "path": ["5", 0]}}
+    prompt["91"] = {"class_type": "PreviewImage", "inputs": {"images": ["90", 2]}}
+    files = made_files(client.run(prompt).outputs["91"])
+    return [np.asarray(Image.open(io.BytesIO(client.fetch(one))).convert("RGB")) for one in files]
+
+
+@pytest.fixture
+def ask(server):
+    """ask(route, question, headers) -> (status, body, headers) of a POST; a question of bytes is sent as it is."""
+
+    def post(route, question, **headers):
+        body = question if isinstance(question, bytes) else json.dumps(question).encode()
+        request = urllib.request.Request(f"{server.url}/mirage/{route}", body, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, answer.read(), answer.headers
+        except urllib.error.HTTPError as error:
+            return error.code, error.read(), error.headers
+
+    return post
+
+
+def refused(answer) -> str:
+    status, body, _ = answer
+    assert status == 400, body
+    return json.loads(body)["error"]
+
+
+def test_the_view_of_a_frame_is_project_memorys_picture_exactly(previewed, ask):
+    for frame in (0, 12, 32):
+        status, body, headers = ask("view", {"settings": SETTINGS, "scene": "10", "frame": frame})
+        assert status == 200, body
+        picture = np.asarray(Image.open(io.BytesIO(body)))
+        assert np.array_equal(picture, previewed[frame // 4])
+        known = (picture[::8, ::8] != 15).any(-1).mean()  # unknown cells are 6 % grey, 0.06 x 255 cut off
+        assert abs(float(headers["X-Mirage-Coverage"]) - known) < 0.02
+
+
+def test_the_sampled_path_is_the_one_that_will_be_filmed(previewed, ask, client):
+    status, body, _ = ask("path", {"settings": SETTINGS, "scene": "10"})
+    assert status == 200, body
+    sampled = json.loads(body)
+    scene = client.get("/mirage/scenes")[0]
+    intrinsics = pinhole_intrinsics(scene["fov_degrees"], (160, 256))
+    shot = Shot(preset("dolly_in", amount=0.3, easing="linear"), 33, (160, 256))
+    cameras = shot.cameras(intrinsics=intrinsics, unit_length=1.0)
+    told = torch.tensor(sampled["cam2world"], dtype=torch.float64).view(-1, 4, 4)
+    assert (told - cameras.cam2world).abs().max() < 1e-12
+    assert CameraPath.from_json(json.dumps(sampled["path"])) == shot.path
+    assert sampled["fov_source"] == "scene" and sampled["segments"] == [[0, 32]]
+
+
+def test_without_a_scene_the_field_of_view_is_the_nodes_or_assumed(ask):
+    told = json.loads(ask("path", {"settings": SETTINGS | {"fov": 70.0}})[1])
+    assert told["fov_source"] == "node" and told["fov_degrees"] == pytest.approx([70.0] * 33)
+    assert json.loads(ask("path", {"settings": SETTINGS})[1])["fov_source"] == "assumed"
+
+
+def test_points_are_those_of_the_memory(previewed, client):
+    scene = client.get("/mirage/scenes")[0]
+    body = client.get_bytes("/mirage/points?scene=10")
+    (count,) = struct.unpack("<I", body[:4])
+    assert count == scene["points"] and len(body) == 4 + count * (12 + 4 + 3)
+    positions = np.frombuffer(body, "<f4", 3 * count, 4).reshape(-1, 3)
+    assert np.isfinite(positions).all() and (positions[:, 2] > 0).all()
+
+
+def test_the_preflight_is_the_cores(previewed, ask, client):
+    status, body, _ = ask("preflight", {"settings": SETTINGS, "scene": "10"})
+    assert status == 200, body
+    told = json.loads(body)
+    assert len(told["known"]) == len(told["levels"]) == 33
+    assert set(told) == set(json.loads(preflight(*simple_scene(), unit_length=1.0).to_json()))
+
+
+def simple_scene() -> tuple[LatentMemory, Cameras, tuple[int, int]]:
+    cameras = Cameras(torch.eye(4).repeat(5, 1, 1), pinhole_intrinsics(60, (64, 64)).repeat(5, 1, 1), (64, 64))
+    return LatentMemory.empty(WAN22), cameras, (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("question", "sentence"),
+    [
+        (b"{", "not JSON"),
+        (b"[1]", "JSON object"),
+        (b'{"settings": {"amount": NaN}}', "contains NaN; all numbers are finite"),
+        ({"settings": 3}, "inputs of Camera Path by name"),
+        ({"settings": {"pose": 1}}, "no input 'pose'"),
+        ({"settings": {"length": 80}}, "Use 77 or 81"),
+        ({"settings": {"length": 8.5}}, "length is 8.5; it is a whole number"),
+        ({"settings": {"length": 10**9}}, "length is 1000000000; it lies between 5 and"),
+        ({"settings": {"speed": True}}, "speed is True; it is a number"),
+        ({"settings": {"keyframes": 7}}, "keyframes is 7; it is a text"),
+        ({"settings": {"keyframes": "{}"}}, "lacks keyframes"),
+        ({"settings": {"preset": "fly"}}, "camera move is 'fly'"),
+        ({"settings": {}, "scene": 5}, "scene is the id of the node"),
+        ({"settings": {}, "scene": "nowhere"}, "no scene of node 'nowhere'"),
+    ],
+)
+def test_a_wrong_question_gets_one_sentence(ask, question, sentence):
+    assert sentence in refused(ask("path", question))
+
+
+def test_a_view_needs_a_scene_of_the_same_size_and_a_frame_of_the_film(previewed, ask):
+    question = {"settings": SETTINGS, "scene": "10", "frame": 0}
+    assert "0 to 32" in refused(ask("view", question | {"frame": 33}))
+    assert "0 to 32" in refused(ask("view", question | {"frame": 1.5}))
+    assert "Run the workflow" in refused(ask("view", question | {"scene": None}))
+    other = question | {"settings": SETTINGS | {"width": 320}}
+    assert "made at 256x160, the path is 320x160" in refused(ask("view", other))
+
+
+def test_a_question_beyond_the_limit_is_not_read(ask):
+    assert "at most 4000000" in refused(ask("path", b" " * 4_000_001))
+
+
+@pytest.mark.parametrize("headers", [{"Sec-Fetch-Site": "same-site"}, {"Origin": "http://elsewhere.example"}])
+def test_pages_of_other_sites_get_no_answer(ask, headers):
+    assert ask("path", {"settings": {}}, **headers)[0] == 403
+
+
+def rollout_of(points: int, *, blocks: int = 1) -> Rollout:
+    """A film with so many points in front of its first camera, numbered by their depth."""
+    cameras = Cameras(torch.eye(4).repeat(5, 1, 1), pinhole_intrinsics(60, (64, 64)).repeat(5, 1, 1), (64, 64))
+    depth = torch.arange(1.0, points + 1)
+    places = torch.stack([torch.zeros(points), torch.zeros(points), depth], dim=1)
+    whole = MemoryBlock(
+        places,
+        torch.zeros(points, 48),
+        torch.zeros(points, dtype=torch.int32),
+        torch.ones(points),
+        torch.ones(points),
+        torch.zeros(points, 2, 3),
+    )
+    memory = LatentMemory.empty(WAN22)
+    for part in torch.arange(points).chunk(blocks):
+        memory = memory.extended(MemoryBlock(**{name: value[part] for name, value in vars(whole).items()}))
+    return Rollout.started(memory, torch.zeros(48, 1, 4, 4), cameras)
+
+
+@pytest.mark.parametrize(("points", "blocks"), [(1, 1), (999, 1), (1000, 3), (1001, 4), (4321, 7)])
+def test_a_preview_takes_every_nth_point_of_all_blocks(pack, points, blocks):
+    shown = pack("scenes").colored_points(rollout_of(points, blocks=blocks).memory, limit=1000)
+    depth = shown.positions[:, 2]
+    assert len(depth) <= 1000 and shown.colors.dtype == torch.uint8
+    stride = -(-points // 1000)
+    assert torch.equal(depth, torch.arange(1.0, points + 1, stride))
+    assert torch.allclose(shown.footprints, torch.full_like(depth, stride**0.5))
+
+
+def test_an_empty_memory_has_no_points(pack):
+    shown = pack("scenes").colored_points(LatentMemory.empty(WAN22))
+    assert shown.positions.shape == (0, 3) and shown.colors.shape == (0, 3) and shown.footprints.shape == (0,)
+
+
+def test_only_the_newest_scenes_are_kept_and_one_per_node(pack):
+    scenes, film = pack("scenes").Scenes(limit=2), rollout_of(4)
+    told = []
+    scenes.listeners.append(told.append)
+    for node in ("a", "b", "a", "c"):
+        scenes.remember(node, film)
+    assert [one.node for one in scenes.newest_first()] == ["c", "a"]
+    assert [one.version for one in told] == [1, 2, 3, 4]
+    with pytest.raises(ValueError, match="no scene of node 'b' in memory"):
+        scenes.get("b")
+
+
+def test_a_scene_that_is_looked_at_stays(pack):
+    scenes, film = pack("scenes").Scenes(limit=2), rollout_of(4)
+    for node in ("a", "b"):
+        scenes.remember(node, film)
+    scenes.get("a")
+    scenes.remember("c", film)
+    assert {one.node for one in scenes.newest_first()} == {"a", "c"}
