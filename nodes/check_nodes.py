@@ -91,7 +91,8 @@ def _cameras_ahead(memory: Rollout, path: Shot | None) -> Cameras:
                 f"The path is for {path.image_size[1]}x{path.image_size[0]} pixels, the film is {width}x{height}. Set the "
                 "path to the size of the film."
             )
-        cameras = path.cameras(intrinsics=memory.cameras.intrinsics[0], unit_length=memory.unit_length)
+        here = memory.filmed_cameras().intrinsics[-1]
+        cameras = path.cameras(intrinsics=here, unit_length=memory.unit_length)
         memory = memory.redirected(cameras)
     here = 0 if memory.is_finished else memory.grid.last_frame_of(memory.film.shape[1] - 1)
     return memory.cameras[list(range(here, len(memory.cameras)))]

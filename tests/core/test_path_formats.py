@@ -193,7 +193,7 @@ def test_the_help_table_has_every_format_and_every_convention():
 
 
 def test_the_help_page_shows_the_table_of_the_code():
-    page = Path(__file__).parents[2] / "js" / "docs" / "camera_formats.md"
+    page = Path(__file__).parents[2] / "js" / "docs" / "MirageLoadCameraPath.md"
     assert path_formats.formats_table() in page.read_text(encoding="utf-8")
 
 
