@@ -27,8 +27,9 @@ function hostOf(node) {
       widget.value = text;
       widget.callback?.(text);
       node.graph?.setDirtyCanvas(true, true);
-      app.extensionManager.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.();
     },
+    remember: () => app.extensionManager.workflow?.activeWorkflow?.changeTracker?.captureCanvasState?.(),
+    linked: () => (node.inputs ?? []).filter((/** @type {any} */ input) => input.link != null).map((/** @type {any} */ input) => input.name),
     fedNodes: () => (node.outputs?.[0]?.links ?? []).map((/** @type {any} */ link) => String(node.graph?.links.get(link)?.target_id)),
   };
 }
@@ -88,6 +89,7 @@ function addEditor(node) {
   node.onRemoved = function (/** @type {any[]} */ ...given) {
     removed?.apply(this, given);
     editor?.dispose?.();
+    editor = null;
   };
   show();
 }

@@ -95,7 +95,10 @@ def remember_scene(rollout: Rollout) -> None:
 
 
 def colored_points(memory: LatentMemory, *, limit: int = MAX_POINTS) -> ColoredPoints:
-    """At most `limit` points of a memory, evenly taken from all it remembers, in the rough colours of the preview."""
+    """At most `limit` points of a memory, evenly taken from all it remembers, in the rough colours of the preview.
+
+    They come in a random order, always the same, so that the first half of them shows the whole scene too.
+    """
     count = memory.count
     stride = max(1, -(-count // limit))
     positions, footprints, colors, first = [], [], [], 0
@@ -109,4 +112,5 @@ def colored_points(memory: LatentMemory, *, limit: int = MAX_POINTS) -> ColoredP
     if not positions:
         return ColoredPoints(torch.zeros(0, 3), torch.zeros(0), torch.zeros(0, 3, dtype=torch.uint8))
     levels = (torch.cat(colors).clamp(0, 1) * 255).round().byte()
-    return ColoredPoints(torch.cat(positions), torch.cat(footprints), levels)
+    order = torch.randperm(len(levels), generator=torch.Generator().manual_seed(0))
+    return ColoredPoints(torch.cat(positions)[order], torch.cat(footprints)[order], levels[order])

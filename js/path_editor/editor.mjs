@@ -11,8 +11,9 @@
  * @typedef {{ path: Path, selected: number, frame: number, frames: number, keyFrames: number[], sampled: Sampled | null,
  *   checked: Checked | null, fov: number, aspect: number, reach: number }} Shown
  *   fov: the scene's, in degrees; reach: length of a drawn frustum; keyFrames: the frame each keyframe is at
- * @typedef {{ settings: () => Record<string, any>, write: (text: string) => void, fedNodes: () => string[],
- *   api: import("./server.mjs").Api & EventTarget }} Host
+ * @typedef {{ settings: () => Record<string, any>, write: (text: string) => void, remember: () => void,
+ *   linked: () => string[], fedNodes: () => string[], api: import("./server.mjs").Api & EventTarget }} Host
+ *   remember: the workflow has changed; linked: inputs whose values come from other nodes; fedNodes: who gets the path
  */
 import { fromFlat, placedAt, positionOf } from "./camera_math.mjs";
 import { PathEdits } from "./edits.mjs";
@@ -27,7 +28,7 @@ import { keysOfStroke } from "./strokes.mjs";
 import { Timeline } from "./timeline.mjs";
 
 const LOOK_MS = 400; // how often the node's other widgets are looked at
-const CHECK_MS = 250; // of rest before the preflight is asked
+const CHECK_MS = 250; // of rest before the preflight is asked, and before the host notes a change of the workflow
 
 export class PathEditor {
   /** @param {Host} host */
@@ -125,6 +126,8 @@ export class PathEditor {
     this.isStale = true; // what the preflight has said is about another path
     this.host.write(this.written);
     this.signature = JSON.stringify(this.host.settings());
+    clearTimeout(this.remembering);
+    this.remembering = setTimeout(this.host.remember, CHECK_MS);
     this.ask();
     this.show();
   }
@@ -288,9 +291,16 @@ export class PathEditor {
     const { status } = this.parts;
     const checked = this.isStale ? null : this.checked;
     const praise = checked ? "The path keeps to what the memory and the model can do." : "";
-    status.value = this.complaint || checked?.suggestion || praise;
+    status.value = this.complaint || this.foreignWords() || checked?.suggestion || praise;
     status.title = status.value;
     status.dataset.level = this.complaint ? "red" : (checked?.level ?? "");
+  }
+
+  /** What this editor cannot know, because it comes from other nodes when the workflow runs. */
+  foreignWords() {
+    const linked = this.host.linked();
+    if (linked.includes("keyframes")) return "The keyframes come from another node; what is edited here is not filmed.";
+    return linked.length ? `${linked.join(", ")} from another node: the film may differ from what is shown here.` : "";
   }
 
   listen() {

@@ -21,6 +21,8 @@ export const COLORS = { key: "#5ec8ae", now: "#f0a65a", chosen: "#ffffff", line:
 const PICK_PIXELS = 16;
 const FAR = 1000;
 const MAX_FRUSTA = 9; // beside the chosen one; more hide each other
+const DRAW_MS = 14; // a picture while something moves; slow machines leave points out to keep to it
+const REST_MS = 180; // after which all points are drawn
 
 const POINT_VERTEX = `
   attribute float footprint;
@@ -66,6 +68,7 @@ export class SceneView {
     /** @type {Shown | null} */
     this.shown = null;
     this.dragged = -1;
+    this.share = 1; // of the points that are drawn while something moves
     this.resizing = new ResizeObserver(() => this.resize());
     this.resizing.observe(frame);
     this.listen();
@@ -184,16 +187,31 @@ export class SceneView {
   redraw() {
     if (this.isWaiting) return;
     this.isWaiting = true;
+    clearTimeout(this.resting);
     requestAnimationFrame(() => {
       this.isWaiting = false;
-      if (!this.isDisposed && this.frame.isConnected) this.draw();
+      if (this.isDisposed || !this.frame.isConnected) return;
+      const start = performance.now();
+      this.draw(this.share);
+      this.waitForPicture();
+      this.share = Math.min(1, Math.max(0.02, this.share * Math.min(2, DRAW_MS / (performance.now() - start))));
+      if (this.share < 1) this.resting = setTimeout(() => this.draw(1), REST_MS);
     });
   }
 
-  draw() {
+  /** @param {number} share of the points, which come in random order */
+  draw(share) {
+    if (this.isDisposed) return;
     const pixels = (this.renderer.domElement.height / 2) * this.camera.projectionMatrix.elements[5];
-    this.pointMaterial.uniforms.pixels.value = pixels * (this.points?.scale.x ?? 1);
+    this.pointMaterial.uniforms.pixels.value = (pixels * (this.points?.scale.x ?? 1)) / Math.sqrt(share);
+    this.points?.geometry.setDrawRange(0, Math.ceil(share * this.points.geometry.attributes.position.count));
     this.renderer.render(this.scene, this.camera);
+  }
+
+  /** Drawing is only ordered when render() returns; reading a pixel waits for it. */
+  waitForPicture() {
+    const gl = this.renderer.getContext();
+    gl.readPixels(0, 0, 1, 1, gl.RGBA, gl.UNSIGNED_BYTE, new Uint8Array(4));
   }
 
   listen() {
@@ -253,6 +271,7 @@ export class SceneView {
 
   dispose() {
     this.isDisposed = true;
+    clearTimeout(this.resting);
     this.resizing.disconnect();
     this.controls.dispose();
     this.setPoints(null, 1);
