@@ -56,7 +56,8 @@ function addEditor(node) {
   async function show() {
     const isOpen = Boolean(node.properties[OPEN]);
     const text = widgetOf(node, "keyframes");
-    text.hidden = text.options.hidden = isOpen; // the editor shows what it says
+    // The editor shows what the text says. Nodes 2.0 would never show it again: it notes once what is hidden.
+    text.hidden = isOpen && !(/** @type {any} */ (window).LiteGraph?.vueNodesMode);
     door.textContent = isOpen ? "Close path editor" : "Edit path in the scene";
     door.setAttribute("aria-expanded", String(isOpen));
     if (!isOpen) {
