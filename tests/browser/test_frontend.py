@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from real_host.client import made_files
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from real_host.client import PromptFailed, PromptInterrupted, made_files
-from real_host.flights import film, flight, node, with_tiny_models
 from safetensors.torch import load as load_bytes
 from safetensors.torch import save_file
 
 from mirage_core.weights import Stated
+from real_host.client import PromptFailed, PromptInterrupted, made_files
+from real_host.flights import film, flight, node, with_tiny_models
 from training.stand_in.adapter import random_branch, random_lora
 
 PICTURE = "mirage_room.jpg"

@@ -8,10 +8,10 @@ from io import BytesIO
 import av
 import pytest
 from PIL import Image
-from real_host.client import PromptFailed, PromptInterrupted, made_files
-from real_host.flights import film, find, flight, node, of_type, psnr, with_tiny_models
 from safetensors.torch import load_file, save_file
 
+from real_host.client import PromptFailed, PromptInterrupted, made_files
+from real_host.flights import film, find, flight, node, of_type, psnr, with_tiny_models
 from training.stand_in.dit import dit_metadata
 
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from real_host.client import Client
 
 DOCS = Path(__file__).resolve().parents[2] / "js" / "docs"

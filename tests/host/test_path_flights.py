@@ -7,9 +7,10 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from real_host.client import PromptFailed, PromptRefused, made_files
 from real_host.flights import flight, node, of_type
-from safetensors.torch import save_file
 
 DA3_FILE = "mirage_random_da3_multiview.safetensors"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+
 from real_host.client import PromptFailed, made_files
 
 API = Path(__file__).resolve().parents[2] / "workflows" / "api"
