@@ -91,7 +91,7 @@ async def _points(request: web.Request) -> web.Response:
 
 async def _path(request: web.Request) -> web.Response:
     asked = await _asked(request)
-    return web.json_response(await _run(None, _sampled, _shot(asked), _scene(asked)))
+    return web.json_response(await _run(None, _sampled, _shot(asked), _scene(asked), _from_here(asked)))
 
 
 async def _view(request: web.Request) -> web.Response:
@@ -99,19 +99,23 @@ async def _view(request: web.Request) -> web.Response:
     shot, scene, frame = _shot(asked), _needed_scene(asked), asked.get("frame")
     if isinstance(frame, bool) or not isinstance(frame, int) or not 0 <= frame < shot.frames:
         raise ValueError(f"frame is {frame!r}; it is a whole number from 0 to {shot.frames - 1}.")
-    picture, coverage = await _run(_heavy, picture_from, scene.rollout, shot, frame)
+    picture, coverage = await _run(_heavy, picture_from, scene.rollout, shot, frame, _from_here(asked))
     return web.Response(body=picture, content_type="image/png", headers={"X-Mirage-Coverage": f"{coverage:.6f}"})
 
 
 async def _preflight(request: web.Request) -> web.Response:
     asked = await _asked(request)
     shot, scene = _shot(asked), _needed_scene(asked)
-    return web.Response(text=await _run(_heavy, _checked, scene.rollout, shot), content_type="application/json")
+    found = await _run(_heavy, _checked, scene.rollout, shot, _from_here(asked))
+    return web.Response(text=found, content_type="application/json")
 
 
-def picture_from(rollout: Rollout, shot: Shot, frame: int) -> tuple[bytes, float]:
-    """What a memory shows to one frame of a path, as the PNG of Project Memory's preview, and the share it knows."""
-    camera = _cameras_in(rollout, shot)[[frame]]
+def picture_from(rollout: Rollout, shot: Shot, frame: int, from_here: bool = False) -> tuple[bytes, float]:
+    """What a memory shows to one frame of a path, as the PNG of Project Memory's preview, and the share it knows.
+
+    from_here: the path goes on from the newest filmed frame, as one that is given to Segment Loop Start does.
+    """
+    camera = _cameras_in(rollout, shot, from_here)[[frame]]
     if is_rgb(rollout.memory):
         rendered = render(rollout.memory, camera)
         pictures, is_covered = rendered.pictures, rendered.is_covered
@@ -125,15 +129,15 @@ def picture_from(rollout: Rollout, shot: Shot, frame: int) -> tuple[bytes, float
     return file.getvalue(), float(is_covered.float().mean())
 
 
-def _checked(rollout: Rollout, shot: Shot) -> str:
-    cameras = _cameras_in(rollout, shot)
+def _checked(rollout: Rollout, shot: Shot, from_here: bool) -> str:
+    cameras = _cameras_in(rollout, shot, from_here)
     return preflight(rollout.memory, cameras, rollout.size, unit_length=rollout.unit_length).to_json()
 
 
-def _sampled(shot: Shot, scene: Scene | None) -> dict[str, Any]:
+def _sampled(shot: Shot, scene: Scene | None, from_here: bool) -> dict[str, Any]:
     """The path as it will be filmed, in units of the path (median depths, or world units)."""
     if scene is not None and scene.rollout.cameras.image_size == shot.image_size:
-        intrinsics, source = scene.rollout.cameras.intrinsics[0], "scene"
+        intrinsics, source = _start(scene.rollout, from_here).intrinsics[0], "scene"
     else:
         source = "node" if shot.fov_degrees else "assumed"
         intrinsics = pinhole_intrinsics(shot.fov_degrees or ASSUMED_FOV, shot.image_size)
@@ -152,14 +156,21 @@ def _sampled(shot: Shot, scene: Scene | None) -> dict[str, Any]:
     }
 
 
-def _cameras_in(rollout: Rollout, shot: Shot) -> Cameras:
+def _start(rollout: Rollout, from_here: bool) -> Cameras:
+    """The one camera that a path begins at: of the newest filmed frame, or of the first."""
+    return rollout.filmed_cameras()[[-1]] if from_here else rollout.cameras[[0]]
+
+
+def _cameras_in(rollout: Rollout, shot: Shot, from_here: bool) -> Cameras:
     if shot.image_size != rollout.cameras.image_size:
         height, width = rollout.cameras.image_size
         raise ValueError(
             f"The scene was made at {width}x{height}, the path is {shot.image_size[1]}x{shot.image_size[0]}. "
             "Run the workflow once at the new size."
         )
-    return shot.cameras(intrinsics=rollout.cameras.intrinsics[0], unit_length=rollout.unit_length)
+    start = _start(rollout, from_here)
+    cameras = shot.cameras(intrinsics=start.intrinsics[0], unit_length=rollout.unit_length)
+    return cameras.moved(start.cam2world[0]) if from_here else cameras
 
 
 def _described(scene: Scene) -> dict[str, Any]:
@@ -172,6 +183,7 @@ def _described(scene: Scene) -> dict[str, Any]:
         "unit_length": rollout.unit_length,
         "image_size": rollout.cameras.image_size,
         "fov_degrees": fov_degrees(rollout.cameras.intrinsics[0], rollout.cameras.image_size),
+        "here": _start(rollout, from_here=True).cam2world.flatten().tolist(),
     }
 
 
@@ -229,6 +241,13 @@ def _scene(asked: dict[str, Any]) -> Scene | None:
     if node is not None and not isinstance(node, str):
         raise ValueError("scene is the id of the node that made it, or null.")
     return None if node is None else SCENES.get(node)
+
+
+def _from_here(asked: dict[str, Any]) -> bool:
+    from_here = asked.get("from_here", False)
+    if not isinstance(from_here, bool):
+        raise ValueError(f"from_here is {from_here!r}; it is true or false.")
+    return from_here
 
 
 def _needed_scene(asked: dict[str, Any]) -> Scene:

@@ -28,6 +28,22 @@ export function fromFlat(flat) {
   return [0, 4, 8, 12].map((start) => Array.from({ length: 4 }, (_, column) => flat[start + column]));
 }
 
+/**
+ * Points [n x 3] as a camera sees them: x right, y down, z forward of it.
+ * @param {Float32Array} points @param {Matrix} cam2world @returns {Float32Array}
+ */
+export function seenFrom(points, cam2world) {
+  const seen = new Float32Array(points.length);
+  const [[a, b, c, x], [d, e, f, y], [g, h, i, z]] = cam2world;
+  for (let at = 0; at < points.length; at += 3) {
+    const [u, v, w] = [points[at] - x, points[at + 1] - y, points[at + 2] - z];
+    seen[at] = a * u + d * v + g * w;
+    seen[at + 1] = b * u + e * v + h * w;
+    seen[at + 2] = c * u + f * v + i * w;
+  }
+  return seen;
+}
+
 /** @param {Matrix} cam2world @returns {Vector} */
 export function positionOf(cam2world) {
   return [cam2world[0][3], cam2world[1][3], cam2world[2][3]];

@@ -15,7 +15,7 @@
  *   linked: () => string[], fedNodes: () => string[], api: import("./server.mjs").Api & EventTarget }} Host
  *   remember: the workflow has changed; linked: inputs whose values come from other nodes; fedNodes: who gets the path
  */
-import { fromFlat, placedAt, positionOf } from "./camera_math.mjs";
+import { fromFlat, placedAt, positionOf, seenFrom } from "./camera_math.mjs";
 import { PathEdits } from "./edits.mjs";
 import { KeyRow } from "./key_row.mjs";
 import { pressed } from "./keyboard.mjs";
@@ -45,7 +45,8 @@ export class PathEditor {
     /** @type {Points | null} */
     this.points = null;
     this.pointScale = 0;
-    this.chosenScene = "";
+    this.chosenScene = ""; // a node's id, and ">" after it for the newest filmed frame
+    this.isFromHere = false; // whether the path goes on from there
     this.written = ""; // what this editor has put into the node, or has read from it
     this.signature = "";
     this.complaint = "";
@@ -114,8 +115,13 @@ export class PathEditor {
     this.edits.history.reset({ path, selected: -1 });
   }
 
+  /** @returns {import("./server.mjs").Place} */
+  place() {
+    return { scene: this.scene?.node ?? null, from_here: this.isFromHere };
+  }
+
   ask() {
-    this.askPath?.(this.host.settings(), this.scene?.node ?? null);
+    this.askPath?.(this.host.settings(), this.place());
   }
 
   /** Hand the path to the node, and ask Python what it does now. */
@@ -148,11 +154,11 @@ export class PathEditor {
     if (isNew) this.overview();
     this.moved();
     clearTimeout(this.checking);
-    this.checking = setTimeout(() => this.scene && this.askCheck?.(this.host.settings(), this.scene.node), CHECK_MS);
+    this.checking = setTimeout(() => this.scene && this.askCheck?.(this.host.settings(), this.place()), CHECK_MS);
   }
 
   seeMemory() {
-    if (this.scene && !this.complaint) this.askView?.(this.host.settings(), this.scene.node, this.edits.frame);
+    if (this.scene && !this.complaint) this.askView?.(this.host.settings(), this.place(), this.edits.frame);
   }
 
   /** @param {{ picture: Blob, coverage: number, frame: number }} view */
@@ -188,18 +194,18 @@ export class PathEditor {
     const scenes = await this.server.scenes().catch((error) => (this.complain(error.message), []));
     const fed = this.host.fedNodes();
     const isFed = (/** @type {Scene} */ one) => fed.includes(one.node.split(":").pop() ?? "");
-    const chosen = scenes.find((one) => one.node === this.chosenScene) ?? scenes.find(isFed) ?? scenes[0] ?? null;
-    const options = scenes.map((one) => new Option(
-      `${one.segments_done ? `memory after segment ${one.segments_done}` : "memory of the first picture"} · ${one.points.toLocaleString("en")} points`,
-      one.node,
-    ));
+    const asked = this.chosenScene.replace(">", "");
+    const chosen = scenes.find((one) => one.node === asked) ?? scenes.find(isFed) ?? scenes[0] ?? null;
+    const isFromHere = chosen?.node === asked && this.chosenScene.endsWith(">") && chosen.segments_done > 0;
+    const options = scenes.flatMap(sceneOptions);
     this.parts.tools.scene.replaceChildren(...(options.length ? options : [new Option("no scene yet", "")]));
-    this.parts.tools.scene.value = chosen?.node ?? "";
-    if (chosen?.version === this.scene?.version) return chosen || this.takeNoView("Run the workflow once to see its memory here.");
-    this.scene = chosen;
+    this.parts.tools.scene.value = (chosen?.node ?? "") + (isFromHere ? ">" : "");
+    if (!chosen) this.takeNoView("Run the workflow once to see its memory here.");
+    if (chosen?.version === this.scene?.version && isFromHere === this.isFromHere) return;
     this.signature = ""; // ask again, in this scene
-    this.points = chosen && (await this.server.points(chosen.node).catch((error) => (this.complain(error.message), null)));
-    this.pointScale = 0;
+    const points = chosen && (await this.server.points(chosen.node).catch((error) => (this.complain(error.message), null)));
+    if (points && chosen && isFromHere) points.positions = seenFrom(points.positions, fromFlat(chosen.here));
+    [this.scene, this.isFromHere, this.points, this.pointScale] = [chosen, isFromHere, points, 0];
     this.scalePoints();
   }
 
@@ -346,4 +352,12 @@ export class PathEditor {
     for (const view of [this.scene3d, this.plan, this.timeline]) view?.dispose();
     this.root.remove();
   }
+}
+
+/** @param {Scene} scene @returns {HTMLOptionElement[]} */
+function sceneOptions({ node, segments_done, points }) {
+  const count = `${points.toLocaleString("en")} points`;
+  if (!segments_done) return [new Option(`memory of the first picture · ${count}`, node)];
+  const memory = `memory after segment ${segments_done} · ${count}`;
+  return [new Option(memory, node), new Option(`${memory} · going on from its end`, `${node}>`)];
 }

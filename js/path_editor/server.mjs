@@ -3,7 +3,9 @@
  * Questions to nodes/scene_routes.py. An answer of the server that is an error becomes an Error with its sentence.
  *
  * @typedef {{ node: string, version: number, points: number, segments_done: number, unit_length: number,
- *   image_size: [number, number], fov_degrees: number }} Scene
+ *   image_size: [number, number], fov_degrees: number, here: number[] }} Scene
+ *   here: camera to world of the newest filmed frame, 16 numbers
+ * @typedef {{ scene: string | null, from_here: boolean }} Place where a path begins: at the first picture, or there
  * @typedef {{ path: import("./path_state.mjs").Path, cam2world: number[][], fov_degrees: number[],
  *   scene_fov_degrees: number, fov_source: "scene" | "node" | "assumed", image_size: [number, number], fps: number,
  *   whole_frames: number, segments: [number, number][] }} Sampled
@@ -35,20 +37,20 @@ export class SceneServer {
     };
   }
 
-  /** @param {object} settings @param {string | null} scene @returns {Promise<Sampled>} */
-  async path(settings, scene) {
-    return (await this.post("/mirage/path", { settings, scene })).json();
+  /** @param {object} settings @param {Place} place @returns {Promise<Sampled>} */
+  async path(settings, place) {
+    return (await this.post("/mirage/path", { settings, ...place })).json();
   }
 
-  /** @param {object} settings @param {string} scene @param {number} frame */
-  async view(settings, scene, frame) {
-    const answer = await this.post("/mirage/view", { settings, scene, frame });
+  /** @param {object} settings @param {Place} place @param {number} frame */
+  async view(settings, place, frame) {
+    const answer = await this.post("/mirage/view", { settings, ...place, frame });
     return { picture: await answer.blob(), coverage: Number(answer.headers.get("X-Mirage-Coverage")), frame };
   }
 
-  /** @param {object} settings @param {string} scene */
-  async preflight(settings, scene) {
-    return (await this.post("/mirage/preflight", { settings, scene })).json();
+  /** @param {object} settings @param {Place} place */
+  async preflight(settings, place) {
+    return (await this.post("/mirage/preflight", { settings, ...place })).json();
   }
 
   /** @param {string} route */

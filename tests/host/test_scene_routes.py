@@ -14,14 +14,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from real_host.client import made_files
 
 from mirage_core.camera import Cameras, pinhole_intrinsics
 from mirage_core.camera_path import CameraPath, preset
 from mirage_core.latent_grid import WAN22
-from mirage_core.memory import LatentMemory, MemoryBlock
+from mirage_core.memory import LatentMemory, MemoryBlock, lift
 from mirage_core.preflight import preflight
 from mirage_core.rollout import Rollout, Shot
+from mirage_core.zbuffer import project
+from real_host.client import made_files
 
 API_FORM = Path(__file__).resolve().parents[2] / "workflows" / "api" / "stand_in_long_flight.json"
 SETTINGS = {"preset": "dolly_in", "amount": 0.3, "length": 33, "width": 256, "height": 160, "easing": "linear"}
@@ -132,6 +133,7 @@ def simple_scene() -> tuple[LatentMemory, Cameras, tuple[int, int]]:
         ({"settings": {"keyframes": 7}}, "keyframes is 7; it is a text"),
         ({"settings": {"keyframes": "{}"}}, "lacks keyframes"),
         ({"settings": {"preset": "fly"}}, "camera move is 'fly'"),
+        ({"settings": {}, "from_here": 1}, "from_here is 1; it is true or false"),
         ({"settings": {}, "scene": 5}, "scene is the id of the node"),
         ({"settings": {}, "scene": "nowhere"}, "no scene of node 'nowhere'"),
     ],
@@ -175,6 +177,30 @@ def rollout_of(points: int, *, blocks: int = 1) -> Rollout:
     for part in torch.arange(points).chunk(blocks):
         memory = memory.extended(MemoryBlock(**{name: value[part] for name, value in vars(whole).items()}))
     return Rollout.started(memory, torch.zeros(48, 1, 4, 4), cameras)
+
+
+def test_a_path_that_goes_on_is_seen_from_the_newest_frame(pack):
+    routes, film = pack("scene_routes"), filmed()
+    shot = Shot(preset("static"), 5, (64, 64))
+    pictures = []
+    for camera in (film.cameras[[0]], film.cameras[[4]]):
+        view = project(film.memory, camera, film.size)
+        pictures.append(torch.from_numpy((255 * pack("memory_nodes").view_picture(view)[0].numpy()).astype("uint8")))
+    assert not torch.equal(*pictures)
+    for from_here, expected in zip((False, True), pictures, strict=True):
+        shown, _ = routes.picture_from(film, shot, 4, from_here)
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(shown))), expected.numpy())
+
+
+def filmed() -> Rollout:
+    """A film of one finished segment that turned from one of two coloured walls to the other."""
+    poses = torch.eye(4, dtype=torch.float64).repeat(5, 1, 1)
+    poses[4, :3, :3] = torch.tensor([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]])
+    cameras = Cameras(poses, pinhole_intrinsics(60, (64, 64)).repeat(5, 1, 1), (64, 64))
+    latents = torch.randn(48, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    block = lift(latents, torch.ones(2, 4, 4), cameras[[0, 4]], WAN22)
+    started = Rollout.started(LatentMemory.empty(WAN22).extended(block), latents[:, :1], cameras)
+    return started.extended(latents, started.view(started.next_segment))
 
 
 @pytest.mark.parametrize(("points", "blocks"), [(1, 1), (999, 1), (1000, 3), (1001, 4), (4321, 7)])

@@ -32,6 +32,12 @@ test("a turned camera stays where it is and stays rigid", () => {
   close(product, [[1, 0, 0], [0, 1, 0], [0, 0, 1]], 1e-12);
 });
 
+test("a point seen from a camera is where its own axes say", () => {
+  const camera = math.fromAngles({ pan: 50, tilt: -20, roll: 70 }, [1, 2, 3]);
+  const points = [[0, 0, 0], [0.5, -1, 2]].map(([x, y, z]) => math.positionOf(math.shifted(camera, x, y, z)));
+  close([[...math.seenFrom(new Float32Array(points.flat()), camera)]], [[0, 0, 0, 0.5, -1, 2]], 1e-6);
+});
+
 test("millimetres are those of full frame", () => {
   assert.ok(Math.abs(math.millimetresToFov(18) - 90) < 1e-9);
   for (const fov of [1, 40, 120]) assert.ok(Math.abs(math.millimetresToFov(math.fovToMillimetres(fov)) - fov) < 1e-9);
