@@ -53,7 +53,7 @@ export class PathEditor {
     this.buildViews();
     this.buildQuestions();
     this.listen();
-    this.refreshScenes().then(() => this.look());
+    this.refreshScenes();
     this.looking = setInterval(() => this.look(), LOOK_MS);
   }
 
@@ -201,12 +201,13 @@ export class PathEditor {
     this.parts.tools.scene.replaceChildren(...(options.length ? options : [new Option("no scene yet", "")]));
     this.parts.tools.scene.value = (chosen?.node ?? "") + (isFromHere ? ">" : "");
     if (!chosen) this.takeNoView("Run the workflow once to see its memory here.");
-    if (chosen?.version === this.scene?.version && isFromHere === this.isFromHere) return;
-    this.signature = ""; // ask again, in this scene
+    if (chosen?.version === this.scene?.version && isFromHere === this.isFromHere) return this.look();
     const points = chosen && (await this.server.points(chosen.node).catch((error) => (this.complain(error.message), null)));
     if (points && chosen && isFromHere) points.positions = seenFrom(points.positions, fromFlat(chosen.here));
+    this.signature = ""; // ask again, in this scene
     [this.scene, this.isFromHere, this.points, this.pointScale] = [chosen, isFromHere, points, 0];
     this.scalePoints();
+    this.look();
   }
 
   /** The memory is in world units; the views are in those of the path. */

@@ -18,8 +18,13 @@ export class KeyRow {
     this.name = name;
     /** @type {Shown | null} */
     this.shown = null;
+    /** The input that is being typed into; answers of the server must not overwrite it. @type {HTMLInputElement | null} */
+    this.typing = null;
     for (const [field, input] of Object.entries(inputs)) {
+      input.addEventListener("input", () => (this.typing = input));
+      input.addEventListener("blur", () => (this.typing = null));
       input.addEventListener("change", () => {
+        this.typing = null;
         if (!this.shown || this.shown.selected < 0) return;
         if (field === "frame") handlers.retime(input.valueAsNumber);
         else if (field === "fov") handlers.change({ fov_degrees: this.typedFov() });
@@ -31,6 +36,7 @@ export class KeyRow {
 
   /** @param {Shown} shown */
   show(shown) {
+    if (shown.selected !== this.shown?.selected) this.typing = null;
     this.shown = shown;
     const { path, selected } = shown;
     const key = path.keyframes[selected];
@@ -47,13 +53,13 @@ export class KeyRow {
     for (const [field, value] of Object.entries(values)) this.write(field, value, "xyz".includes(field) ? 3 : 1);
     const inUnit = (/** @type {number} */ fov) => (this.fovUnit.value === "mm" ? fovToMillimetres(fov) : fov);
     this.inputs.fov.placeholder = String(Number(inUnit(shown.fov).toFixed(1)));
-    if (key.fov_degrees === null) this.inputs.fov.value = "";
-    else this.write("fov", inUnit(key.fov_degrees), 1);
+    if (key.fov_degrees !== null) this.write("fov", inUnit(key.fov_degrees), 1);
+    else if (this.inputs.fov !== this.typing) this.inputs.fov.value = "";
   }
 
   /** @param {string} field @param {number} value @param {number} digits */
   write(field, value, digits) {
-    this.inputs[field].value = String(Number(value.toFixed(digits)));
+    if (this.inputs[field] !== this.typing) this.inputs[field].value = String(Number(value.toFixed(digits)));
   }
 
   /** @returns {number | null} degrees; null for that of the scene */

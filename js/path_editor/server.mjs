@@ -83,15 +83,16 @@ export function newestOnly(ask, take, fail) {
   let isAsking = false;
   /** @type {any[] | null} */
   let waiting = null;
-  return async (/** @type {any[]} */ ...given) => {
+  const question = async (/** @type {any[]} */ ...given) => {
     waiting = given;
     if (isAsking) return;
     isAsking = true;
     while (waiting) {
-      const question = /** @type {any[]} */ (waiting);
+      const asked = /** @type {any[]} */ (waiting);
       waiting = null;
-      await ask(...question).then(take, fail);
+      await ask(...asked).then(take, fail);
     }
     isAsking = false;
   };
+  return Object.assign(question, { isBusy: () => isAsking });
 }

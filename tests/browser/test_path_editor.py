@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from real_host.client import made_files
 
 from mirage_core.camera import Cameras
 from mirage_core.camera_path import CameraPath
 from mirage_core.rollout import Shot
+from real_host.client import made_files
 
 API_FORM = Path(__file__).resolve().parents[2] / "workflows" / "api" / "stand_in_long_flight.json"
 PATH, INIT, PREVIEW = "5", "10", "91"
@@ -59,8 +59,14 @@ class Editor:
     def wait(self) -> None:
         """Until the path that is shown is Python's answer to the path in the widget, and the memory is seen."""
         self.page.wait_for_selector(".mirage-path-editor")
-        self.page.wait_for_function("document.querySelector('.mirage-path-editor img')?.src")
-        self.page.wait_for_timeout(500)
+        self.page.wait_for_timeout(450)  # it looks at the node's settings every 400 ms
+        self.page.wait_for_function(
+            """() => {
+                const editor = [...document.querySelectorAll('div')].find(one => one.pathEditor)?.pathEditor
+                return editor?.scene && editor.signature && editor.parts.memory.src
+                    && !editor.askPath.isBusy() && !editor.askView.isBusy()
+            }"""
+        )
 
     def get(self, expression: str):
         """A value of the editor, which is `editor` in the expression."""
@@ -332,6 +338,17 @@ def test_a_field_of_view_in_millimetres_is_that_of_full_frame(editor):
     fov.fill("18")
     fov.press("Enter")
     assert editor.get("editor.edits.path.keyframes[editor.edits.selected].fov_degrees") == pytest.approx(90)
+
+
+def test_an_answer_does_not_overwrite_what_is_being_typed(editor):
+    draw_path(editor)
+    pan = editor.part("input[aria-label='Degrees to the right']")
+    pan.fill("17")
+    editor.get("editor.show()")
+    pan.press("Enter")
+    assert editor.get("editor.edits.path.keyframes[editor.edits.selected].cam2world[0][2]") == pytest.approx(
+        math.sin(math.radians(17)) * math.cos(math.radians(1)), abs=1e-6
+    )
 
 
 def test_the_editor_opens_within_a_second(canvas, client):
