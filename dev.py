@@ -92,7 +92,7 @@ def _arguments() -> argparse.Namespace:
     demo.add_argument("--path", metavar="PRESET", help="camera move, such as pan_left, dolly_in, orbit_right")
     demo.add_argument("--prompt", metavar="TEXT", help="what the film shows; one line per segment")
     demo.add_argument("--seed", metavar="N", type=int, help="seed of the first segment")
-    demo.add_argument("--size", metavar="WxH", type=_size, default=(256, 256), help="pixels (default 256x256)")
+    demo.add_argument("--size", metavar="WxH", type=_size, default=(512, 320), help="pixels (default 512x320)")
     test = command("test", run_tests, "install and run everything in tests/; further arguments go to pytest")
     test.add_argument("pytest", nargs=argparse.REMAINDER, metavar="...", help="arguments for pytest")
     comfy = command("comfy", run_comfy, "install and start ComfyUI with this pack for a browser")
