@@ -21,6 +21,7 @@ from .camera import Cameras, unproject_cells
 from .latent_grid import LatentGrid
 
 TILE = 32
+HALF_SIDE = 0.5 + 1 / 16  # patches overlap a little: on curved and noisy surfaces they do not meet exactly
 _FORMAT, _VERSION = "mirage-memory", "1"
 _FIELDS = ("points", "latents", "latent_index", "confidence", "footprints", "sides")
 # Inverse depth is linear on a plane. A step to a neighbour of at most this share is taken for the same surface ...
@@ -66,13 +67,13 @@ class MemoryBlock:
 
     @cached_property
     def tiles(self) -> PointTiles:
-        """The points again, sorted in space; made when first asked for, and kept: 44 bytes per point in float32."""
+        """The points again, sorted in space; made when first asked for, and kept: 60 bytes per point in float32."""
         n = len(self)
         order = _spatial_order(self.points)
         # The last tile is filled up with its last point: drawn twice, a point shows as it does drawn once.
         order = torch.cat([order, order[-1:].expand(-n % TILE)])
-        vectors = torch.cat([self.points[order], self.sides[order].flatten(1)], dim=1)
-        values = vectors.T.reshape(9, -1, TILE)
+        points, sides = self.points[order], self.sides[order]
+        values = torch.cat([points, planes(sides), sides.flatten(1)], dim=1).T.contiguous().view(13, -1, TILE)
         low, high = values[:3].amin(-1).double(), values[:3].amax(-1).double()
         # No patch reaches farther than its longer side, and a float32 box may be a rounding short of its points.
         radii = ((high - low).norm(dim=0) / 2 + 1.25 * self.footprints[order].view(-1, TILE).amax(1)) * 1.001
@@ -83,7 +84,8 @@ class MemoryBlock:
 class PointTiles:
     """Points of a block in tiles of TILE neighbours, so that most of what a camera does not see is skipped unread.
 
-    values: [9 tiles TILE] x, y, z of the point, of its first side, of its second side.
+    values: [13 tiles TILE] x, y, z of the point, of its patch's normal, the patch's reach (see planes()), then x, y, z
+        of its first side and of its second side.
     index: [tiles TILE] int64, rows of the block.
     centers: [tiles 3] and radii: [tiles] float64, spheres around the patches of a tile.
     """
@@ -270,6 +272,17 @@ def _relative_slope(inverse: torch.Tensor, dim: int) -> torch.Tensor:
     is_straight = has_both & ((to_next - from_last).abs() <= smaller.abs() / 2)
     is_surface = (smaller.abs() <= _SURE_SLOPE) | (is_straight & (smaller.abs() <= _MAX_SLOPE))
     return torch.where(is_surface, smaller, 0.0)
+
+
+def planes(sides: torch.Tensor) -> torch.Tensor:
+    """[n 4] of sides [n 2 3]: the patch's unit normal, 0 if it has none, and how far the patch reaches from its point.
+
+    The reach is that to the farthest corner, in world units, with the overlap of HALF_SIDE.
+    """
+    first, second = sides[:, 0], sides[:, 1]
+    normals = torch.nn.functional.normalize(torch.linalg.cross(first, second), dim=1, eps=torch.finfo(sides.dtype).tiny)
+    reach = torch.maximum((first + second).norm(dim=1), (first - second).norm(dim=1)) * HALF_SIDE
+    return torch.cat([normals, reach[:, None]], dim=1)
 
 
 def _spatial_order(points: torch.Tensor) -> torch.Tensor:

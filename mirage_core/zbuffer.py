@@ -8,19 +8,20 @@ one wins. A least value depends on no order and no thread count, and latents are
 arithmetic on points is elementwise, without matrix products, whose last bits may change with the shape of the batch.
 
 On processors torch does arithmetic twenty times as fast as it looks values up. So points come in tiles, tiles out of
-sight are skipped, and what is left is drawn without picking: whatever must not show gets a depth beyond all others or
-falls into a border around the image that is cut off at the end.
+sight are skipped, and what is left is drawn without picking into the cells the points fall in: what must not show falls
+into a border around the image that is cut off at the end. Only then patches are picked that may show in other cells.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
 from .camera import Cameras, projection_matrices
-from .memory import TILE, LatentMemory
+from .memory import HALF_SIDE, TILE, LatentMemory, planes
 
 _PAIRS = 1 << 19  # large patches times cells drawn at a time
 _CHUNK = 131072 // TILE  # tiles drawn at a time: bounds the memory needed, and stays in the cache
@@ -30,11 +31,15 @@ _INDEX_MASK = (1 << _INDEX_BITS) - 1
 # The upper 14 bits of a positive float32: depths are told apart in steps of 1/64 of a power of two, 0.8 to 1.6 %.
 # Within one step surfaces seen from several frames are one surface, and the sharpest sample of it should show.
 _DEPTH_BITS = ~((1 << 17) - 1)
+_DISTANCE_MASK = ~_DEPTH_BITS
 _DISTANCE_SHIFT = 14  # leaves 17 bits of a positive float32
 _BEYOND = 1e37  # deeper than this is nothing
 _REACH = 8  # a patch covers cells at most this far from its point's cell; without it one point fills the picture
-_BORDER = 5  # around the image: takes what small patches draw outside of it
-_HALF_SIDE = 0.5 + 1 / 16  # patches overlap a little: on curved and noisy surfaces they do not meet exactly
+_BORDER = _REACH + 1  # around the image: takes points whose patches may reach into it, and in its rim all others
+_WINDOWS = (1, 3, 6, _REACH)  # cells around a point's own, of which a patch of some size may cover any
+_SLOPE_CELLS = 3  # slopes of what shows are taken over so many cells
+_NO_BAR = 1e30  # inverse depth that nothing exceeds
+_SLACK = 1e-4  # for the rounding of bars; much less than a depth step
 
 Vector = tuple[torch.Tensor, ...]
 
@@ -70,45 +75,38 @@ class TileChunk:
 
 @dataclass(frozen=True)
 class _Patches:
-    """Patches as one camera sees them, each [m]: image position in cells, depth, and both sides in its frame."""
+    """Patches as one camera sees them, each [m]: image position in cells, depth, and the planes they lie on.
 
-    index: torch.Tensor
+    The ray through (x, y) meets the plane at the depth z / ratio with ratio = 1 + (x - u) tilt_u + (y - v) tilt_v.
+    On the patch itself the ratio is between `low` and `high`.
+    """
+
     u: torch.Tensor
     v: torch.Tensor
     z: torch.Tensor
-    ax: torch.Tensor
-    ay: torch.Tensor
-    az: torch.Tensor
-    bx: torch.Tensor
-    by: torch.Tensor
-    bz: torch.Tensor
-
-    def __getitem__(self, chosen: torch.Tensor) -> _Patches:
-        return _Patches(*(value[chosen] for value in vars(self).values()))
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """What the rays through the centres of columns (or of rows) have to do with patches, each [m].
-
-    The ray through x meets a patch's plane where u z + a ax + b bx = x (z + a az + b bz), or a p + b q = e with
-    p = ax - x az, q = bx - x bz, e = (x - u) z; and the same for v and y.
-    """
-
-    cell: torch.Tensor
-    p: torch.Tensor
-    q: torch.Tensor
-    e: torch.Tensor
-    distance: torch.Tensor
-    is_own: torch.Tensor
+    tilt_u: torch.Tensor
+    tilt_v: torch.Tensor
+    low: torch.Tensor
+    high: torch.Tensor
 
     @staticmethod
-    def of(cell: torch.Tensor, center: torch.Tensor, patches: _Patches, a: torch.Tensor, b: torch.Tensor) -> _Axis:
-        x = cell + 0.5
-        step = x - center
-        return _Axis(
-            cell, a - x * patches.az, b - x * patches.bz, step * patches.z, step * step, cell == center.floor()
-        )
+    def of(position: Vector, normal: Vector, reach: torch.Tensor) -> _Patches:
+        """normal: in the frame of the rays (x, y, 1), changed here."""
+        (u, v, z), (normal_u, normal_v, normal_z) = position, normal
+        facing = (u * normal_u).add_(v * normal_v).add_(normal_z).add_(1e-30)  # never 0: edge-on, its ends decide
+        least = torch.maximum(z - reach, z / 16)  # a patch through the camera's own plane would be behind it
+        return _Patches(u, v, z, normal_u / facing, normal_v / facing, z / (z + reach), z / least)
+
+    def __getitem__(self, chosen: torch.Tensor) -> _Patches:
+        return _Patches(*(value.index_select(0, chosen) for value in vars(self).values()))
+
+    def ratio(self, step_u: torch.Tensor, step_v: torch.Tensor) -> torch.Tensor:
+        """[m] the ratio at (u + step_u, v + step_v), also where the patch does not reach."""
+        return (step_u * self.tilt_u).add_(step_v * self.tilt_v).add_(1)
+
+    def depth(self, ratio: torch.Tensor) -> torch.Tensor:
+        """[m] depth where the plane has this ratio, or where the patch ends before."""
+        return self.z / torch.minimum(torch.maximum(ratio, self.low), self.high)
 
 
 class _Canvas:
@@ -119,13 +117,14 @@ class _Canvas:
         self.stride = self.columns + 2 * _BORDER
         self.keys = torch.full((frames, (self.rows + 2 * _BORDER) * self.stride), _NOTHING, device=device)
 
-    def draw(
-        self, frame: int, column: torch.Tensor, row: torch.Tensor, near: torch.Tensor, index: torch.Tensor
-    ) -> None:
-        """Lower the keys at columns and rows, whole numbers that are at most _BORDER outside of the image."""
-        cell = (row * self.stride).add_(column).add_((self.stride + 1) * _BORDER).long()
+    def place(self, column: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+        """[m] int32 index into `keys` of whole numbers that are at most _BORDER outside of the image."""
+        return (row * self.stride).add_(column).add_((self.stride + 1) * _BORDER).int()
+
+    def draw(self, frame: int, place: torch.Tensor, near: torch.Tensor, index: torch.Tensor) -> None:
+        """Lower the keys at `place`."""
         key = near.long().bitwise_left_shift_(_INDEX_BITS).bitwise_or_(index)
-        self.keys[frame].scatter_reduce_(0, cell, key, "amin")
+        self.keys[frame].scatter_reduce_(0, place.long(), key, "amin")
 
     def image(self) -> torch.Tensor:
         """[frames rows columns] int64 keys without the border."""
@@ -137,31 +136,80 @@ class _Canvas:
         keys = self.image().flatten(1)
         return torch.where(keys >> _INDEX_BITS < int(_bits(torch.tensor(_BEYOND))), keys & _INDEX_MASK, -1)
 
-    def farthest_around(
-        self, frame: int, column: torch.Tensor, row: torch.Tensor, is_wide: torch.Tensor
-    ) -> torch.Tensor:
-        """[m] the greatest nearness, rounded down to 24 bits, at most 2 (or, if wide, _REACH) cells away.
-
-        column, row: [m] float, at most _REACH outside of the image.  -1 where there is no image so close.
-        """
-        near = (self.image()[frame] >> (_INDEX_BITS + 7)).float()  # 24 bits: exact in float32
-        narrow = _greatest_around(near, 2, _REACH - 2)
-        around = torch.cat([narrow.flatten(), _greatest_around(near, _REACH, 0).flatten()])
-        place = (row + _REACH) * narrow.shape[1] + column + _REACH + is_wide * narrow.numel()
-        return around[place.long()]
+    def bars(self, frame: int) -> _Bars:
+        """What a patch has to exceed to show in a cell that is not its point's own."""
+        near = (self.image()[frame] >> _INDEX_BITS).int()
+        # A point in its own cell is less than half a cell from its centre, and wins against other points' patches in
+        # the same step. Elsewhere a patch may win by distance, and has only to reach the step's far end.
+        is_own = near.bitwise_and(_DISTANCE_MASK) < int(_bits(torch.tensor(0.5))) >> _DISTANCE_SHIFT
+        step = near.bitwise_and(_DEPTH_BITS) + is_own.logical_not_().int() * (~_DEPTH_BITS + 1)
+        inverse = torch.where(near < int(_bits(torch.tensor(_BEYOND))), 1 / step.view(torch.float32), 0.0)
+        return _Bars.of(torch.nn.functional.pad(inverse, [_BORDER] * 4, value=_NO_BAR))
 
 
-def _greatest_around(values: torch.Tensor, reach: int, border: int) -> torch.Tensor:
-    """[rows + 2 _REACH, columns + 2 _REACH] greatest of values [rows columns] in a square of 2 reach + 1 cells."""
-    greatest = torch.nn.functional.pad(values, [2 * reach + border] * 4, value=-1.0)
-    for dim in (0, 1):
-        width = 1
-        while width < 2 * reach + 1:
-            step = min(width, 2 * reach + 1 - width)
-            count = greatest.shape[dim] - step
-            greatest = torch.maximum(greatest.narrow(dim, 0, count), greatest.narrow(dim, step, count))
-            width += step
-    return greatest
+@dataclass(frozen=True)
+class _Bars:
+    """For each cell a plane, of inverse depth over the image, below what shows in the cells around it.
+
+    What shows up to _WINDOWS[i] cells away has at least the inverse depth level[i] + du slope_u + dv slope_v, at du
+    columns and dv rows from the cell, and at least lowest[i]. The slopes are those of what shows, so that on a slanted
+    surface, as seen by many frames, most patches are below the bars.
+
+    level, lowest: [windows * cells].  slope_u, slope_v: [cells].
+    """
+
+    level: torch.Tensor
+    lowest: torch.Tensor
+    slope_u: torch.Tensor
+    slope_v: torch.Tensor
+
+    @staticmethod
+    def of(inverse: torch.Tensor) -> _Bars:
+        """inverse: [rows columns] of what shows, 0 where nothing does, _NO_BAR where nothing can show."""
+        slopes = [_smaller_slope(inverse, dim) for dim in (1, 0)]
+        levels, lowest, reach = [inverse], [inverse], 0
+        for window in _WINDOWS:
+            lowest.append(_shifted(lowest[-1], window - reach, _NO_BAR).flatten(0, 1).amin(0))
+            levels.append(_level_around(levels[-1], slopes, reach, window - reach))
+            reach = window
+        return _Bars(
+            torch.stack(levels[1:]).flatten(),
+            torch.stack(lowest[1:]).flatten(),
+            slopes[0].flatten(),
+            slopes[1].flatten(),
+        )
+
+
+def _smaller_slope(values: torch.Tensor, dim: int) -> torch.Tensor:
+    """Of the slopes to both sides along `dim` the smaller one, which stays on the cell's own surface.
+
+    Over several cells, as depth steps are coarse.
+    """
+    padded = torch.nn.functional.pad(values, [_SLOPE_CELLS] * 4, value=_NO_BAR)
+    before, after = (
+        padded.narrow(1 - dim, _SLOPE_CELLS, values.shape[1 - dim]).narrow(dim, start, values.shape[dim])
+        for start in (0, 2 * _SLOPE_CELLS)
+    )
+    before, after = values - before, after - values
+    return torch.where(before.abs() < after.abs(), before, after).div_(_SLOPE_CELLS)
+
+
+def _shifted(values: torch.Tensor, shift: int, fill: float) -> torch.Tensor:
+    """[3 3 rows columns], a view: values [rows columns] from `shift` rows above, here and below, and so for columns."""
+    padded = torch.nn.functional.pad(values, [shift] * 4, value=fill)
+    stride = padded.shape[1]
+    return padded.as_strided((3, 3, *values.shape), (shift * stride, shift, stride, 1))
+
+
+def _level_around(level: torch.Tensor, slopes: list[torch.Tensor], reach: int, shift: int) -> torch.Tensor:
+    """Levels of planes that hold `shift` cells farther than these, which hold up to `reach` cells away."""
+    step = torch.arange(-shift, shift + 1, shift, device=level.device, dtype=level.dtype)[:, None, None]
+    levels = _shifted(level, shift, _NO_BAR) - slopes[0] * step
+    levels -= (slopes[1] * step)[:, None]
+    if reach:
+        for slope in slopes:
+            levels.sub_((_shifted(slope, shift, 0.0) - slope).abs_(), alpha=reach)
+    return levels.flatten(0, 1).amin(0)
 
 
 def project(memory: LatentMemory, cameras: Cameras, size: tuple[int, int]) -> MemoryView:
@@ -170,6 +218,10 @@ def project(memory: LatentMemory, cameras: Cameras, size: tuple[int, int]) -> Me
     A point covers the cells whose centre lies on its patch, and always the cell it falls in; at most 8 cells far, and
     only points in front of the camera. The nearest surface shows; depths are compared at the cell's centre, in steps
     of 0.8 to 1.6 %. Within a step the point nearest to the cell's centre shows, then the one with the lowest index.
+    Distance is the greater of that in columns and that in rows: so a point is always nearer to the centre of the cell
+    it falls in than points of other cells, which need a look only where they may be a whole step before it. Where the
+    ray through the centre of a point's own cell misses its patch, the depth is that of the patch's plane, at most as
+    much before or behind the point as the patch's corners are away from it.
     The result is the same for any thread count, and for any order of points that are not tied in both.
 
     Besides the result and MemoryBlock.tiles this needs 1 byte per camera and TILE points, 8 bytes per camera and cell,
@@ -180,9 +232,7 @@ def project(memory: LatentMemory, cameras: Cameras, size: tuple[int, int]) -> Me
         for frame, (matrix, in_sight) in enumerate(zip(matrices, chunk.in_sight, strict=True)):
             tiles = in_sight.nonzero()[:, 0]
             if len(tiles):
-                patches = _patches(chunk, tiles, matrix)
-                _draw_small(canvas, frame, patches)
-                _draw_large(canvas, frame, patches)
+                _draw_patches(canvas, frame, chunk, tiles, matrix)
     return _view(memory, matrices, size, canvas.winners(), at_cell_center=True)
 
 
@@ -198,58 +248,91 @@ def project_points(memory: LatentMemory, cameras: Cameras, size: tuple[int, int]
             tiles = in_sight.nonzero()[:, 0]
             if not len(tiles):
                 continue
-            u, v, z = image_positions(chunk.values[:, tiles].flatten(1), matrix)
+            u, v, z = image_positions([_rows_of(field, tiles) for field in chunk.values], matrix)
             column, row = u.floor_().clamp_(-1, size[1]), v.floor_().clamp_(-1, size[0])
             near = _bits(z.add_(z <= 0, alpha=10 * _BEYOND))
-            canvas.draw(frame, column, row, near, chunk.index[tiles].flatten())
+            canvas.draw(frame, canvas.place(column, row), near, _rows_of(chunk.index, tiles))
     return _view(memory, matrices, size, canvas.winners(), at_cell_center=False)
 
 
-def _draw_small(canvas: _Canvas, frame: int, patches: _Patches) -> None:
-    """Every patch in the two by two cells whose centres are nearest to its point: all of a patch at most so large."""
-    # What is far outside lands in the border, where it is wrong and does not count.
-    u, v = patches.u.clamp(-3, canvas.columns + 3), patches.v.clamp(-3, canvas.rows + 3)
-    column, row = (u - 0.5).floor_(), (v - 0.5).floor_()
-    columns = [_Axis.of(cell, u, patches, patches.ax, patches.bx) for cell in (column, column + 1)]
-    for cell in (row, row + 1):
-        down = _Axis.of(cell, v, patches, patches.ay, patches.by)
-        for across in columns:
-            canvas.draw(frame, across.cell, down.cell, _nearness(patches, across, down), patches.index)
+def _draw_patches(canvas: _Canvas, frame: int, chunk: TileChunk, tiles: torch.Tensor, matrix: torch.Tensor) -> None:
+    """Every point in its own cell first; then, in other cells, the patches that are not sure to be hidden there."""
+    patches = _patches([_rows_of(field, tiles) for field in chunk.values[:7]], matrix, (canvas.rows, canvas.columns))
+    index = _rows_of(chunk.index, tiles)
+    column, row = patches.u.floor(), patches.v.floor()
+    step_u, step_v = (column + 0.5).sub_(patches.u), (row + 0.5).sub_(patches.v)
+    ratio, place = patches.ratio(step_u, step_v), canvas.place(column, row)
+    canvas.draw(frame, place, _nearness(patches.depth(ratio), step_u, step_v), index)
+    chosen = torch.arange(len(index), device=index.device)
+    if len(index) > canvas.rows * canvas.columns:  # fewer leave so many cells open that the bars would not pay
+        length = _cells_per_length(matrix, canvas)
+        chosen = _may_show(patches, ratio, place, canvas.bars(frame), length).nonzero()[:, 0]
+    if len(chosen):
+        point = tiles.index_select(0, chosen // TILE).mul_(TILE).add_(chosen % TILE)
+        sides = [field.flatten().index_select(0, point) for field in chunk.values[7:]]
+        turned = (*_turned(sides[:3], matrix), *_turned(sides[3:], matrix))
+        _spread(canvas, frame, patches[chosen], turned, index.index_select(0, chosen))
 
 
-def _draw_large(canvas: _Canvas, frame: int, patches: _Patches) -> None:
-    """The patches that reach beyond two by two cells, in all of their cells, but for those that cannot show there."""
-    u, v, z = patches.u, patches.v, patches.z
+def _may_show(
+    patches: _Patches, ratio: torch.Tensor, place: torch.Tensor, bars: _Bars, cells_per_length: float
+) -> torch.Tensor:
+    """[m] bool, False where a patch is sure to be hidden in every cell but its own. ratio: at the own cell's centre."""
+    # high / z is one over the least depth, and `reach` is z / low - z.
+    half = (patches.high / patches.low).sub_(patches.high).mul_(cells_per_length / 1.5)
+    # The windows hold patches up to 1.5, 3, 6 and more cells from their points: powers of two, read off the exponent.
+    window = (_bits(half) >> 23).sub_(126).clamp_(0, len(_WINDOWS) - 1)
+    cells = len(bars.slope_u)
+    reach = torch.tensor(_WINDOWS, dtype=ratio.dtype, device=ratio.device).index_select(0, window)
+    turn = (bars.slope_u.index_select(0, place) * patches.z).sub_(patches.tilt_u).abs_()
+    turn.add_((bars.slope_v.index_select(0, place) * patches.z).sub_(patches.tilt_v).abs_())
+    greatest = torch.maximum(turn.mul_(reach).add_(ratio), patches.low)
+    place = window.mul_(cells).add_(place)
+    may_show = greatest.mul_(1 + _SLACK) >= bars.level.index_select(0, place).mul_(patches.z)
+    return may_show.logical_and_(patches.high >= bars.lowest.index_select(0, place).mul_(patches.z).mul_(1 - _SLACK))
+
+
+def _cells_per_length(matrix: torch.Tensor, canvas: _Canvas) -> float:
+    """How many cells something as long as its depth can take at most, anywhere in the image and its border."""
+    x, y, z = matrix[:, :3]
+    ends = [x - u * z for u in (-_BORDER, canvas.columns + _BORDER)]
+    ends += [y - v * z for v in (-_BORDER, canvas.rows + _BORDER)]
+    return max(1.0, *(float(end.norm()) for end in ends))
+
+
+def _spread(canvas: _Canvas, frame: int, patches: _Patches, sides: Vector, index: torch.Tensor) -> None:
+    """Draw patches into all cells whose centres lie on them. sides: ax, ay, az, bx, by, bz in the camera's frame."""
+    u, v = patches.u, patches.v
+    ax, ay, az, bx, by, bz = sides
     # Over the patch u changes by a (ax - u az) / z' + b (bx - u bz) / z', and z' is at least this:
-    least = z - patches.az.abs().add_(patches.bz.abs()).mul_(_HALF_SIDE)
-    wide_u = (patches.ax - u * patches.az).abs_().add_((patches.bx - u * patches.bz).abs_()).mul_(_HALF_SIDE)
-    wide_v = (patches.ay - v * patches.az).abs_().add_((patches.by - v * patches.bz).abs_()).mul_(_HALF_SIDE)
-    outside = torch.maximum(
-        (u - canvas.columns / 2).abs_().sub_(canvas.columns / 2), (v - canvas.rows / 2).abs_().sub_(canvas.rows / 2)
-    )
-    large = ((torch.maximum(wide_u, wide_v) > least) & (z > 0) & (outside < _REACH)).nonzero()[:, 0]
-    least = least[large].clamp_(min=1e-30)
-    half_u, half_v = wide_u[large].div_(least), wide_v[large].div_(least)
-    # The two by two cells nearest to the point are drawn already: the others are at least one cell away.
-    may_be = (_bits(least) & _DEPTH_BITS) | (_bits(torch.ones(1, device=least.device)) >> _DISTANCE_SHIFT)
-    farthest = canvas.farthest_around(frame, u[large].floor_(), v[large].floor_(), torch.maximum(half_u, half_v) > 2)
-    may_show = (may_be >> 7 <= farthest).nonzero()[:, 0]
-    patches, half_u, half_v = patches[large[may_show]], half_u[may_show], half_v[may_show]
-    first_column, columns = _cells_within(patches.u, half_u, canvas.columns)
-    first_row, rows = _cells_within(patches.v, half_v, canvas.rows)
-    count = columns * rows
+    least = (patches.z - az.abs().add_(bz.abs()).mul_(HALF_SIDE)).clamp_(min=1e-30)
+    half_u = (ax - u * az).abs_().add_((bx - u * bz).abs_()).mul_(HALF_SIDE).div_(least)
+    half_v = (ay - v * az).abs_().add_((by - v * bz).abs_()).mul_(HALF_SIDE).div_(least)
+    first_column, columns = _cells_within(u, half_u, canvas.columns)
+    first_row, rows = _cells_within(v, half_v, canvas.rows)
+    counts = (columns * rows).long()
+    ends = counts.cumsum(0)
     # A patch may cover hundreds of cells: only so many at a time that the memory needed stays bounded.
-    at_once = _PAIRS // max(1, int(count.max())) if len(count) else 1
-    for start in range(0, len(count), at_once):
-        part = torch.arange(start, min(start + at_once, len(count)), device=count.device)
-        owner = part[torch.repeat_interleave(count[part])]
-        rank = torch.arange(len(owner), device=owner.device) - (count[part].cumsum(0) - count[part])[owner - start]
-        down = rank // columns[owner]
-        column, row = first_column[owner] + rank - down * columns[owner], first_row[owner] + down
+    full = torch.tensor(range(_PAIRS, int(ends[-1]), _PAIRS), dtype=ends.dtype, device=ends.device)
+    cuts = [0, *torch.searchsorted(ends, full).tolist(), len(ends)]
+    for start, stop in pairwise(cuts):
+        owner = torch.repeat_interleave(counts[start:stop]).add_(start)
+        rank = torch.arange(len(owner), device=owner.device).add_(int(ends[start] - counts[start])).int()
+        width = columns.index_select(0, owner)
+        rank.sub_((ends - counts).int().index_select(0, owner))
+        down = torch.div(rank, width, rounding_mode="floor")
+        column = first_column.index_select(0, owner).add_(rank).sub_(down * width).to(u.dtype)
+        row = first_row.index_select(0, owner).add_(down).to(u.dtype)
         ones = patches[owner]
-        across = _Axis.of(column.to(least.dtype), ones.u, ones, ones.ax, ones.bx)
-        below = _Axis.of(row.to(least.dtype), ones.v, ones, ones.ay, ones.by)
-        canvas.draw(frame, column, row, _nearness(ones, across, below), ones.index)
+        step_u, step_v = (column + 0.5).sub_(ones.u), (row + 0.5).sub_(ones.v)
+        near, place = _nearness(ones.depth(ones.ratio(step_u, step_v)), step_u, step_v), canvas.place(column, row)
+        best = (canvas.keys[frame] >> _INDEX_BITS).int().index_select(0, place)
+        nearer = (near <= best).nonzero()[:, 0]
+        owner, ones = owner.index_select(0, nearer), ones[nearer]
+        step_u, step_v, near, place = (value.index_select(0, nearer) for value in (step_u, step_v, near, place))
+        hit = _is_hit(ones, tuple(side.index_select(0, owner) for side in sides), step_u, step_v).nonzero()[:, 0]
+        owner, near, place = (value.index_select(0, hit) for value in (owner, near, place))
+        canvas.draw(frame, place, near, index.index_select(0, owner))
 
 
 def _cells_within(center: torch.Tensor, half: torch.Tensor, cells: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -257,55 +340,56 @@ def _cells_within(center: torch.Tensor, half: torch.Tensor, cells: int) -> tuple
     own = center.floor()
     low = torch.minimum((center - half - 0.5).ceil(), own).maximum(own - _REACH).clamp_(min=0)
     high = torch.maximum((center + half - 0.5).floor(), own).minimum(own + _REACH).clamp_(max=cells - 1)
-    return low.long(), (high - low + 1).clamp_(min=0).long()
+    return low.int(), (high - low + 1).clamp_(min=0).int()
 
 
-def _nearness(patches: _Patches, across: _Axis, down: _Axis) -> torch.Tensor:
-    """[m] int32 that is least for what shows: the depth step, then the distance from the cell's centre.
+def _nearness(depth: torch.Tensor, step_u: torch.Tensor, step_v: torch.Tensor) -> torch.Tensor:
+    """[m] int32 that is least for what shows: the depth step, then the distance from the cell's centre."""
+    distance = torch.maximum(step_u.abs(), step_v.abs())
+    return _bits(depth).bitwise_and(_DEPTH_BITS).bitwise_or_(_bits(distance) >> _DISTANCE_SHIFT)
 
-    Beyond all depths where the patch does not lie on the cell's centre and the cell is not its point's own.
+
+def _is_hit(patches: _Patches, sides: Vector, step_u: torch.Tensor, step_v: torch.Tensor) -> torch.Tensor:
+    """[m] bool, whether the ray through (u + step_u, v + step_v) meets the patch.
+
+    The ray through x meets the patch's plane where u z + a ax + b bx = x (z + a az + b bz), or a p + b q = e with
+    p = ax - x az, q = bx - x bz, e = (x - u) z; and the same for y with r, s and f.
     """
-    depth, is_patch = _depth_on_ray(patches, across, down)
-    is_out = (is_patch | (across.is_own & down.is_own)).logical_not_().logical_or_(patches.z <= 0)
-    step = _bits(depth.add_(is_out, alpha=10 * _BEYOND)).bitwise_and_(_DEPTH_BITS)
-    return step.bitwise_or_(_bits(across.distance + down.distance) >> _DISTANCE_SHIFT)
+    ax, ay, az, bx, by, bz = sides
+    x, y = patches.u + step_u, patches.v + step_v
+    p, q, e = ax - x * az, bx - x * bz, step_u * patches.z
+    r, s, f = ay - y * az, by - y * bz, step_v * patches.z
+    determinant = (p * s).sub_(q * r)
+    bound = determinant.abs_().mul(HALF_SIDE)
+    is_hit = (e * s).sub_(q * f).abs_() <= bound
+    return is_hit.logical_and_((p * f).sub_(e * r).abs_() <= bound).logical_and_(determinant > 0)
 
 
-def _depth_on_ray(patches: _Patches, across: _Axis, down: _Axis) -> tuple[torch.Tensor, torch.Tensor]:
-    """Depth of patches on the rays through the centres of cells, and whether the rays hit them."""
-    determinant = (across.p * down.q).sub_(across.q * down.p)
-    determinant += determinant == 0  # edge-on: no place on the plane is the right one
-    a = (across.e * down.q).sub_(across.q * down.e).div_(determinant)
-    b = (across.p * down.e).sub_(across.e * down.p).div_(determinant)
-    is_patch = torch.maximum(a.abs(), b.abs()) <= _HALF_SIDE
-    a.clamp_(-_HALF_SIDE, _HALF_SIDE).mul_(patches.az)
-    b.clamp_(-_HALF_SIDE, _HALF_SIDE).mul_(patches.bz)
-    # A patch through the camera's own plane would be behind it here.
-    return torch.maximum(a.add_(patches.z).add_(b), patches.z / 16), is_patch
+def _patches(values: Sequence[torch.Tensor], matrix: torch.Tensor, size: tuple[int, int]) -> _Patches:
+    """Patches of points [3 m], normals [3 m] and reach [m]. What cannot reach the image is moved to the border."""
+    u, v, z = image_positions(values[:3], matrix)
+    u = u.add_(z <= 0, alpha=_BEYOND).clamp_(-_REACH - 0.5, size[1] + _REACH + 0.5)
+    v, z = v.clamp_(-_REACH - 0.5, size[0] + _REACH + 0.5), z.clamp_(min=1e-30)
+    # A point seen at (u, v) is z (u, v, 1) in the rays' frame, and a normal turns as the inverse's transpose.
+    return _Patches.of((u, v, z), _turned(values[3:6], torch.linalg.inv(matrix[:, :3]).T), values[6])
 
 
-def _patches(chunk: TileChunk, tiles: torch.Tensor, matrix: torch.Tensor) -> _Patches:
-    values = chunk.values[:, tiles].flatten(1)
-    return _Patches(
-        chunk.index[tiles].flatten(),
-        *image_positions(values[:3], matrix),
-        *_turned(values[3:6], matrix),
-        *_turned(values[6:], matrix),
-    )
-
-
-def image_positions(points: torch.Tensor, matrix: torch.Tensor) -> Vector:
+def image_positions(points: Sequence[torch.Tensor] | torch.Tensor, matrix: torch.Tensor) -> Vector:
     """(u, v, z), each [m], of points [3 m]; u and v mean nothing where z <= 0."""
     x, y, z = (value.add_(shift) for value, shift in zip(_turned(points, matrix), matrix[:, 3].tolist(), strict=True))
     in_front = z.clamp(min=1e-30)
     return x.div_(in_front), y.div_(in_front), z
 
 
-def _turned(vectors: torch.Tensor, matrix: torch.Tensor) -> Vector:
-    """The linear part of matrix [3 4] applied to vectors [3 m]: three tensors [m]."""
+def _turned(vectors: Sequence[torch.Tensor] | torch.Tensor, matrix: torch.Tensor) -> Vector:
+    """The linear part of matrix [3 3 or 4] applied to vectors [3 m]: three tensors [m]."""
     x, y, z = vectors
-    first, second, third = ((x * a).add_(y * b).add_(z * c) for a, b, c, _ in matrix.tolist())
+    first, second, third = ((x * a).add_(y * b).add_(z * c) for a, b, c in matrix[:, :3].tolist())
     return first, second, third
+
+
+def _rows_of(field: torch.Tensor, tiles: torch.Tensor) -> torch.Tensor:
+    return field.index_select(0, tiles).flatten()
 
 
 def _bits(values: torch.Tensor) -> torch.Tensor:
@@ -336,7 +420,7 @@ def _in_sight(
 
 
 def tiles_in_sight(
-    memory: LatentMemory, matrices: torch.Tensor, size: tuple[int, int], fields: int = 9
+    memory: LatentMemory, matrices: torch.Tensor, size: tuple[int, int], fields: int = 13
 ) -> Iterator[TileChunk]:
     """The tiles that some camera may see, at most _CHUNK at a time, with the first `fields` of their values."""
     if not memory.blocks or not len(matrices):
@@ -353,9 +437,9 @@ def tiles_in_sight(
             if stop > start:
                 rows = chosen[start:stop] - (end - len(one.radii))
                 values.append(one.values[:fields, rows])
-                index.append(one.index[rows] + first)
+                index.append(one.index.index_select(0, rows) + first)
         if values:
-            yield TileChunk(torch.cat(values, dim=1), torch.cat(index), in_sight[:, chosen])
+            yield TileChunk(torch.cat(values, dim=1).contiguous(), torch.cat(index), in_sight[:, chosen])
 
 
 def _view(
@@ -371,16 +455,19 @@ def _view(
     winner, order = index.flatten()[place].sort()
     place = place[order]
     if len(place):
-        latents[place] = _rows(memory, "latents", winner).to(latents_type)
-        matrix = matrices.to(index.device)[place // cells]
+        latents.index_copy_(0, place, _rows(memory, "latents", winner).to(latents_type))
+        matrix = matrices.to(index.device).index_select(0, place // cells)
         center = (matrix[:, :, :3] * _rows(memory, "points", winner).double()[:, None]).sum(2) + matrix[:, :, 3]
         u, v, z = center[:, 0] / center[:, 2], center[:, 1] / center[:, 2], center[:, 2]
         if at_cell_center:
-            sides = _rows(memory, "sides", winner).double() @ matrix[:, :, :3].transpose(1, 2)
-            patches = _Patches(winner, u, v, z, *sides.flatten(1).unbind(1))
-            column, row = (place % cells % size[1]).double(), (place % cells // size[1]).double()
-            across = _Axis.of(column, u, patches, patches.ax, patches.bx)
-            z = _depth_on_ray(patches, across, _Axis.of(row, v, patches, patches.ay, patches.by))[0]
+            to_rays = (
+                torch.linalg.inv(matrices[:, :, :3]).transpose(1, 2).to(index.device).index_select(0, place // cells)
+            )
+            plane = planes(_rows(memory, "sides", winner).double())
+            normal = (to_rays * plane[:, None, :3]).sum(2)
+            patches = _Patches.of((u, v, z), (normal[:, 0], normal[:, 1], normal[:, 2]), plane[:, 3])
+            column, row = place % cells % size[1], place % cells // size[1]
+            z = patches.depth(patches.ratio(column + 0.5 - u, row + 0.5 - v))
         depth[place] = z.to(depth_type)
     shape = (frames, *size)
     return MemoryView(
@@ -396,7 +483,7 @@ def _rows(memory: LatentMemory, name: str, index: torch.Tensor) -> torch.Tensor:
     ends = torch.tensor([len(block) for block in memory.blocks]).cumsum(0)
     cuts = [0, *torch.searchsorted(index, ends.to(index.device)).tolist()]
     parts = [
-        getattr(block, name)[index[start:stop] - (int(end) - len(block))]
+        getattr(block, name).index_select(0, index[start:stop] - (int(end) - len(block)))
         for block, end, start, stop in zip(memory.blocks, ends, cuts[:-1], cuts[1:], strict=True)
         if stop > start
     ]

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,14 +99,20 @@ def is_equal(view: MemoryView, other: MemoryView) -> bool:
 def brute_force_index(memory: LatentMemory, cameras: Cameras, size: tuple[int, int]) -> torch.Tensor:
     """[frames cells] winners of project() by trying every point at every cell: slow and readable."""
     block = memory.blocks[0]
+    first, second = block.sides.unbind(1)
+    normals = torch.nn.functional.normalize(torch.linalg.cross(first, second), dim=1)
+    reach = torch.maximum((first + second).norm(dim=1), (first - second).norm(dim=1)) * 0.5625
     winners = []
-    for matrix in projection_matrices(cameras, size, memory.grid).tolist():
+    for matrix in projection_matrices(cameras, size, memory.grid):
         (x, y, z), (ax, ay, az), (bx, by, bz) = (
-            [vectors[:, 0] * row[0] + vectors[:, 1] * row[1] + vectors[:, 2] * row[2] for row in matrix]
-            for vectors in (block.points, block.sides[:, 0], block.sides[:, 1])
+            [vectors[:, 0] * row[0] + vectors[:, 1] * row[1] + vectors[:, 2] * row[2] for row in matrix.tolist()]
+            for vectors in (block.points, first, second)
         )
-        x, y, z = x + matrix[0][3], y + matrix[1][3], z + matrix[2][3]
+        x, y, z = (value + float(shift) for value, shift in zip((x, y, z), matrix[:, 3], strict=True))
         u, v = x / z, y / z
+        to_world = torch.linalg.inv(matrix[:, :3]).T.tolist()
+        nu, nv, nz = (normals[:, 0] * row[0] + normals[:, 1] * row[1] + normals[:, 2] * row[2] for row in to_world)
+        facing = nz + u * nu + v * nv
         best: list[tuple[int, int, int] | None] = []
         for cell in range(size[0] * size[1]):
             row, column = divmod(cell, size[1])
@@ -113,13 +120,13 @@ def brute_force_index(memory: LatentMemory, cameras: Cameras, size: tuple[int, i
             p, q, r, s = ax - cx * az, bx - cx * bz, ay - cy * az, by - cy * bz
             e, f = (cx - u) * z, (cy - v) * z
             a, b = (e * s - q * f) / (p * s - q * r), (p * f - e * r) / (p * s - q * r)
-            depth = z + a.clamp(-0.5625, 0.5625) * az + b.clamp(-0.5625, 0.5625) * bz
-            depth = torch.where(depth > 0, depth, z)
+            ratio = 1 + (cx - u) * (nu / facing) + (cy - v) * (nv / facing)
+            depth = z / torch.minimum(torch.maximum(ratio, z / (z + reach)), z / torch.maximum(z - reach, z / 16))
             is_in_reach = ((u.floor() - column).abs() <= 8) & ((v.floor() - row).abs() <= 8)
             is_near_image = (u >= -8) & (u < size[1] + 8) & (v >= -8) & (v < size[0] + 8)
             is_on = ((a.abs() <= 0.5625) & (b.abs() <= 0.5625)) | ((u.floor() == column) & (v.floor() == row))
-            step = depth.view(torch.int32) >> 17
-            distance = ((cx - u) * (cx - u) + (cy - v) * (cy - v)).view(torch.int32) >> 14
+            step = depth.float().view(torch.int32) >> 17
+            distance = torch.maximum((cx - u).abs(), (cy - v).abs()).float().view(torch.int32) >> 14
             candidates = (is_on & is_in_reach & is_near_image & (z > 0)).nonzero()[:, 0].tolist()
             best.append(min(((int(step[i]), int(distance[i]), i) for i in candidates), default=None))
         winners.append([-1 if one is None else one[2] for one in best])
@@ -245,6 +252,29 @@ def test_nothing_that_is_sorted_out_early_would_have_shown(side):
     ):
         view = project(memory, camera, (9, 14))
         assert torch.equal(view.point_index.flatten(1), brute_force_index(memory, camera, (9, 14)))
+
+
+@pytest.mark.parametrize("name", ["wall at half distance", "sideways", "floor to the horizon"])
+def test_what_is_hidden_in_dense_memories_of_slanted_surfaces_would_not_have_shown(name):
+    """More points than cells, so that patches are sorted out; the same surface from several frames, and twice each."""
+    scene, targets, _ = DOLLIES[name]
+    size = (9, 14)
+    blocks = seen_scene(scene, cameras_at((0, 0, 0), (0.1, 0.02, 0.3), (0.1, 0.02, 0.3)), dtype=torch.float32).blocks
+    names = ("points", "latents", "latent_index", "confidence", "footprints", "sides")
+    joined = MemoryBlock(**{name: torch.cat([getattr(block, name) for block in blocks]) for name in names})
+    noise = 1 + 0.01 * torch.randn(len(joined), 1, generator=torch.Generator().manual_seed(0))
+    noise[2 * len(joined) // 3 :] = noise[len(joined) // 3 : 2 * len(joined) // 3]
+    memory = LatentMemory(GRID, (replace(joined, points=joined.points * noise),))
+    assert memory.count > 2 * size[0] * size[1]
+    view = project(memory, targets[0], size)
+    assert torch.equal(view.point_index.flatten(1), brute_force_index(memory, targets[0], size))
+
+
+@pytest.mark.parametrize("side", [0.02, 0.1, 0.5])
+def test_what_is_hidden_in_dense_random_memories_would_not_have_shown(side):
+    memory, camera = random_memory(6000, side=side), cameras_at((0.3, 0.1, -1), size=(9, 14))
+    view = project(memory, camera, (9, 14))
+    assert torch.equal(view.point_index.flatten(1), brute_force_index(memory, camera, (9, 14)))
 
 
 def test_what_is_not_known_is_zero_and_says_so():
