@@ -23,7 +23,7 @@ COUNTS = (10_000, 100_000, 1_000_000, 5_000_000)
 
 
 def measure(memory: LatentMemory, cloud: str) -> dict:
-    """One row of the table; all times in milliseconds per camera except the memcpy, which is of all points once."""
+    """One row of the table; times in milliseconds per camera except the two memcpy, which are of all points once."""
     cameras = target_cameras()
     points, latents = memory.points, memory.latents
     matrices = [(one.float(), other.float()) for one, other in zip(cameras.cam2world, cameras.intrinsics, strict=True)]
@@ -34,6 +34,7 @@ def measure(memory: LatentMemory, cloud: str) -> dict:
     assert sorted_points * TILE >= memory.count
     copy = best_milliseconds(lambda: target.copy_(points))
     clone = best_milliseconds(points.clone)
+    copy_all = copy + _copy_milliseconds(latents)
     # One camera in the middle: a release camera costs the same as any other of these neighbours.
     middle = len(matrices) // 2
     release = best_milliseconds(lambda: project_sorted(points, latents, *matrices[middle], SIZE))
@@ -44,6 +45,7 @@ def measure(memory: LatentMemory, cloud: str) -> dict:
         "points": memory.count,
         "blocks": len(memory.blocks),
         "memcpy": copy,
+        "memcpy with latents": copy_all,
         "clone": clone,
         "sort once": sort_once,
         "release": release,
@@ -53,8 +55,15 @@ def measure(memory: LatentMemory, cloud: str) -> dict:
         "release / project_points": release / one_point,
         "project / memcpy": surfaces / copy,
         "project_points / memcpy": one_point / copy,
+        "project / memcpy with latents": surfaces / copy_all,
+        "project_points / memcpy with latents": one_point / copy_all,
         "project_points / clone": one_point / clone,
     }
+
+
+def _copy_milliseconds(values: torch.Tensor) -> float:
+    target = torch.empty_like(values)
+    return best_milliseconds(lambda: target.copy_(values))
 
 
 def main() -> None:
@@ -67,6 +76,7 @@ def main() -> None:
         f"Projection to {SIZE[0]}x{SIZE[1]} cells with {WAN22.channels} channels: milliseconds per camera, 9 cameras "
         "in one call; release: its sort and scatter, one call per camera; "
         "memcpy: of the points [n 3] only, without latents, into memory in use; clone: into fresh memory; "
+        "memcpy with latents: of the whole memory, points [n 3] and latents [n channels], into memory in use; "
         "sort once: of every new point, not in the other times"
     )
     print_table(rows, title)
