@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from mirage_core.camera import Cameras, pinhole_intrinsics, projection_matrices
 from mirage_core.latent_grid import WAN22, LatentGrid
 from mirage_core.memory import LatentMemory, MemoryBlock, lift
+from mirage_core.memory_files import load_memory, save_memory
 from tests.core.scenes import Rectangle, ray_cast, wall
 
 GRID = LatentGrid(channels=4)
@@ -45,7 +46,7 @@ def saved_memory(path) -> LatentMemory:
     latents, depth = torch.randn(4, 2, *SIZE), torch.rand(2, *SIZE) + 1
     block = lift(latents, depth, cameras_at((0, 0, 0), (1, 0, 0)), GRID, first_latent_index=3)
     memory = LatentMemory.empty(GRID).extended(block).extended(block_of(7))
-    memory.save(path)
+    save_memory(memory, path)
     return memory
 
 
@@ -229,7 +230,7 @@ def test_a_camera_per_frame_is_needed():
 
 def test_a_saved_memory_comes_back_the_same(tmp_path):
     memory = saved_memory(tmp_path / "memory.safetensors")
-    loaded = LatentMemory.load(tmp_path / "memory.safetensors")
+    loaded = load_memory(tmp_path / "memory.safetensors")
     assert loaded.grid == memory.grid
     assert [len(block) for block in loaded.blocks] == [len(block) for block in memory.blocks]
     for block, other in zip(memory.blocks, loaded.blocks, strict=True):
@@ -239,21 +240,21 @@ def test_a_saved_memory_comes_back_the_same(tmp_path):
 
 
 def test_an_empty_memory_can_be_saved(tmp_path):
-    LatentMemory.empty(WAN22).save(tmp_path / "empty.safetensors")
-    loaded = LatentMemory.load(tmp_path / "empty.safetensors")
+    save_memory(LatentMemory.empty(WAN22), tmp_path / "empty.safetensors")
+    loaded = load_memory(tmp_path / "empty.safetensors")
     assert loaded == LatentMemory.empty(WAN22)
 
 
 def test_a_missing_file_is_named():
     with pytest.raises(FileNotFoundError, match=r"nowhere\.safetensors"):
-        LatentMemory.load("nowhere.safetensors")
+        load_memory("nowhere.safetensors")
 
 
 def test_a_pickle_is_refused(tmp_path):
     path = tmp_path / "memory.safetensors"
     path.write_bytes(pickle.dumps({"points": [1, 2, 3]}))
     with pytest.raises(ValueError, match=r"memory\.safetensors cannot be used as a memory"):
-        LatentMemory.load(path)
+        load_memory(path)
 
 
 @pytest.mark.parametrize("kept", [0, 5, 100, 2000])
@@ -262,7 +263,7 @@ def test_a_file_cut_short_is_refused(tmp_path, kept):
     saved_memory(path)
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(ValueError, match="cannot be used as a memory"):
-        LatentMemory.load(path)
+        load_memory(path)
 
 
 def rewritten(path, *, tensors=None, **metadata) -> None:
@@ -281,7 +282,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path, name, value):
     damaged.view(-1)[3] = value
     rewritten(path, tensors={name: damaged})
     with pytest.raises(ValueError, match=f"{name} contain NaN or infinite values"):
-        LatentMemory.load(path)
+        load_memory(path)
 
 
 @pytest.mark.parametrize(
@@ -303,7 +304,7 @@ def test_metadata_that_does_not_fit_is_refused_with_its_reason(tmp_path, metadat
     saved_memory(path)
     rewritten(path, **metadata)
     with pytest.raises(ValueError, match=reason):
-        LatentMemory.load(path)
+        load_memory(path)
 
 
 def test_tensors_of_the_wrong_kind_are_refused(tmp_path):
@@ -311,7 +312,7 @@ def test_tensors_of_the_wrong_kind_are_refused(tmp_path):
     saved_memory(path)
     rewritten(path, tensors={"latent_index": torch.zeros(127)})
     with pytest.raises(ValueError, match="latent_index are stored as"):
-        LatentMemory.load(path)
+        load_memory(path)
 
 
 def test_tensors_that_do_not_belong_are_refused(tmp_path):
@@ -319,7 +320,7 @@ def test_tensors_that_do_not_belong_are_refused(tmp_path):
     saved_memory(path)
     rewritten(path, tensors={"colors": torch.zeros(127, 3)})
     with pytest.raises(ValueError, match="colors"):
-        LatentMemory.load(path)
+        load_memory(path)
 
 
 def test_a_header_that_lies_about_sizes_allocates_nothing(tmp_path):
@@ -334,7 +335,7 @@ def test_a_header_that_lies_about_sizes_allocates_nothing(tmp_path):
         path.write_bytes(damaged)
         tracemalloc.start()
         with pytest.raises(ValueError, match="cannot be used as a memory"):
-            LatentMemory.load(path)
+            load_memory(path)
         allocated = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert allocated < 1_000_000

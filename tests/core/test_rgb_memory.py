@@ -10,6 +10,7 @@ import torch
 from mirage_core.camera import Cameras, pinhole_intrinsics
 from mirage_core.latent_grid import WAN22, LatentGrid
 from mirage_core.memory import LatentMemory, MemoryBlock, lift
+from mirage_core.memory_files import load_memory, save_memory
 from mirage_core.rgb_memory import (
     MAX_HOLE_SHARE,
     PIXELS,
@@ -266,8 +267,8 @@ def test_few_points_still_cover_what_all_of_them_show():
 
 def test_an_rgb_memory_is_saved_and_loaded(tmp_path):
     memory = remembered([wall(4.0)], cameras_at((0, 0, 0)))
-    memory.save(tmp_path / "room.safetensors")
-    loaded = LatentMemory.load(tmp_path / "room.safetensors")
+    save_memory(memory, tmp_path / "room.safetensors")
+    loaded = load_memory(tmp_path / "room.safetensors")
     assert is_rgb(loaded) and torch.equal(loaded.latents, memory.latents)
 
 
