@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as functional
 
 from .latent_grid import LatentGrid
+from .mask_shapes import grown
 
 VAE_REACH_CELLS = 1  # a pixel of a mover visibly changes the latents of its own cell and of the eight around it
 
@@ -80,18 +80,6 @@ def latent_frame_mask(is_excluded: torch.Tensor, grid: LatentGrid) -> torch.Tens
     height, width = is_excluded.shape[1:]
     covered = is_excluded[1:].reshape(later, grid.temporal_stride, height, width)
     return torch.cat([is_excluded[:1], covered.any(1) if covered.dtype == torch.bool else covered.amax(1)])
-
-
-def grown(is_excluded: torch.Tensor, steps: int) -> torch.Tensor:
-    """[frames H W] bool: True within `steps` pixels (or cells), diagonals included, of a True one."""
-    if steps < 0:
-        raise ValueError(f"A mask cannot grow by {steps}; give 0 or more.")
-    if steps == 0:
-        return is_excluded
-    reached = is_excluded[:, None].float()
-    for kernel in ((2 * steps + 1, 1), (1, 2 * steps + 1)):
-        reached = functional.max_pool2d(reached, kernel, stride=1, padding=(kernel[0] // 2, kernel[1] // 2))
-    return reached[:, 0] > 0.5
 
 
 def is_sky(sky_probability: torch.Tensor, *, threshold: float = 0.5) -> torch.Tensor:
