@@ -24,7 +24,7 @@ from .camera import Cameras, projection_matrices
 from .memory import HALF_SIDE, TILE, LatentMemory, planes
 
 _PAIRS = 1 << 19  # large patches times cells drawn at a time
-_CHUNK = 131072 // TILE  # tiles drawn at a time: bounds the memory needed, and stays in the cache
+_CHUNK = 262144 // TILE  # tiles drawn at a time: bounds the memory needed, and stays in the cache
 _NOTHING = torch.iinfo(torch.int64).max
 _INDEX_BITS = 32
 _INDEX_MASK = (1 << _INDEX_BITS) - 1
@@ -37,8 +37,11 @@ _BEYOND = 1e37  # deeper than this is nothing
 _REACH = 8  # a patch covers cells at most this far from its point's cell; without it one point fills the picture
 _BORDER = _REACH + 1  # around the image: takes points whose patches may reach into it, and in its rim all others
 _WINDOWS = (1, 3, 6, _REACH)  # cells around a point's own, of which a patch of some size may cover any
-_SLOPE_CELLS = 3  # slopes of what shows are taken over so many cells
+# In cells other than its point's own a patch counts as so much farther: within 5 % surfaces are one surface as far as
+# depth models can tell, and a point that falls into a cell is the better sample of it.
+_ELSEWHERE = 1.05
 _NO_BAR = 1e30  # inverse depth that nothing exceeds
+_WORTH_PICKING = 0.75  # of a chunk's tiles
 _SLACK = 1e-4  # for the rounding of bars; much less than a depth step
 
 Vector = tuple[torch.Tensor, ...]
@@ -66,11 +69,21 @@ class MemoryView:
 
 @dataclass(frozen=True)
 class TileChunk:
-    """Tiles of several blocks. index: [tiles TILE] of points in the memory.  in_sight: [frames tiles] bool."""
+    """Tiles of several blocks. values: [fields tiles TILE].  index: [tiles TILE] of points in the memory.
+    in_sight: [frames tiles] bool.
+    """
 
     values: torch.Tensor
     index: torch.Tensor
     in_sight: torch.Tensor
+
+    def seen_by(self, frame: int) -> TileChunk:
+        """Without what this camera cannot see, unless that is so little that picking would cost more than drawing."""
+        tiles = self.in_sight[frame].nonzero()[:, 0]
+        if len(tiles) > _WORTH_PICKING * len(self.index):
+            return self
+        values = torch.stack([field.index_select(0, tiles) for field in self.values])
+        return TileChunk(values, self.index.index_select(0, tiles), self.in_sight[:, tiles])
 
 
 @dataclass(frozen=True)
@@ -136,80 +149,20 @@ class _Canvas:
         keys = self.image().flatten(1)
         return torch.where(keys >> _INDEX_BITS < int(_bits(torch.tensor(_BEYOND))), keys & _INDEX_MASK, -1)
 
-    def bars(self, frame: int) -> _Bars:
-        """What a patch has to exceed to show in a cell that is not its point's own."""
+    def bars(self, frame: int) -> torch.Tensor:
+        """[windows * cells] the least inverse depth that shows up to _WINDOWS[i] cells away, as depth steps tell it."""
         near = (self.image()[frame] >> _INDEX_BITS).int()
-        # A point in its own cell is less than half a cell from its centre, and wins against other points' patches in
-        # the same step. Elsewhere a patch may win by distance, and has only to reach the step's far end.
-        is_own = near.bitwise_and(_DISTANCE_MASK) < int(_bits(torch.tensor(0.5))) >> _DISTANCE_SHIFT
-        step = near.bitwise_and(_DEPTH_BITS) + is_own.logical_not_().int() * (~_DEPTH_BITS + 1)
-        inverse = torch.where(near < int(_bits(torch.tensor(_BEYOND))), 1 / step.view(torch.float32), 0.0)
-        return _Bars.of(torch.nn.functional.pad(inverse, [_BORDER] * 4, value=_NO_BAR))
-
-
-@dataclass(frozen=True)
-class _Bars:
-    """For each cell a plane, of inverse depth over the image, below what shows in the cells around it.
-
-    What shows up to _WINDOWS[i] cells away has at least the inverse depth level[i] + du slope_u + dv slope_v, at du
-    columns and dv rows from the cell, and at least lowest[i]. The slopes are those of what shows, so that on a slanted
-    surface, as seen by many frames, most patches are below the bars.
-
-    level, lowest: [windows * cells].  slope_u, slope_v: [cells].
-    """
-
-    level: torch.Tensor
-    lowest: torch.Tensor
-    slope_u: torch.Tensor
-    slope_v: torch.Tensor
-
-    @staticmethod
-    def of(inverse: torch.Tensor) -> _Bars:
-        """inverse: [rows columns] of what shows, 0 where nothing does, _NO_BAR where nothing can show."""
-        slopes = [_smaller_slope(inverse, dim) for dim in (1, 0)]
-        levels, lowest, reach = [inverse], [inverse], 0
+        # A patch that ends up in the same step may still win: it has to reach the step's far end only.
+        far_end = near.bitwise_and(_DEPTH_BITS).add_(~_DEPTH_BITS + 1).view(torch.float32)
+        inverse = torch.where(near < int(_bits(torch.tensor(_BEYOND))), 1 / far_end, 0.0)
+        least = torch.nn.functional.pad(-inverse, [_BORDER] * 4, value=-_NO_BAR)[None]
+        bars, reach = [], 0
         for window in _WINDOWS:
-            lowest.append(_shifted(lowest[-1], window - reach, _NO_BAR).flatten(0, 1).amin(0))
-            levels.append(_level_around(levels[-1], slopes, reach, window - reach))
-            reach = window
-        return _Bars(
-            torch.stack(levels[1:]).flatten(),
-            torch.stack(lowest[1:]).flatten(),
-            slopes[0].flatten(),
-            slopes[1].flatten(),
-        )
-
-
-def _smaller_slope(values: torch.Tensor, dim: int) -> torch.Tensor:
-    """Of the slopes to both sides along `dim` the smaller one, which stays on the cell's own surface.
-
-    Over several cells, as depth steps are coarse.
-    """
-    padded = torch.nn.functional.pad(values, [_SLOPE_CELLS] * 4, value=_NO_BAR)
-    before, after = (
-        padded.narrow(1 - dim, _SLOPE_CELLS, values.shape[1 - dim]).narrow(dim, start, values.shape[dim])
-        for start in (0, 2 * _SLOPE_CELLS)
-    )
-    before, after = values - before, after - values
-    return torch.where(before.abs() < after.abs(), before, after).div_(_SLOPE_CELLS)
-
-
-def _shifted(values: torch.Tensor, shift: int, fill: float) -> torch.Tensor:
-    """[3 3 rows columns], a view: values [rows columns] from `shift` rows above, here and below, and so for columns."""
-    padded = torch.nn.functional.pad(values, [shift] * 4, value=fill)
-    stride = padded.shape[1]
-    return padded.as_strided((3, 3, *values.shape), (shift * stride, shift, stride, 1))
-
-
-def _level_around(level: torch.Tensor, slopes: list[torch.Tensor], reach: int, shift: int) -> torch.Tensor:
-    """Levels of planes that hold `shift` cells farther than these, which hold up to `reach` cells away."""
-    step = torch.arange(-shift, shift + 1, shift, device=level.device, dtype=level.dtype)[:, None, None]
-    levels = _shifted(level, shift, _NO_BAR) - slopes[0] * step
-    levels -= (slopes[1] * step)[:, None]
-    if reach:
-        for slope in slopes:
-            levels.sub_((_shifted(slope, shift, 0.0) - slope).abs_(), alpha=reach)
-    return levels.flatten(0, 1).amin(0)
+            step, reach = window - reach, window
+            for side in ((1, 2 * step + 1), (2 * step + 1, 1)):
+                least = torch.nn.functional.max_pool2d(least, side, stride=1, padding=(side[0] // 2, side[1] // 2))
+            bars.append(-least.flatten())
+        return torch.cat(bars)
 
 
 def project(memory: LatentMemory, cameras: Cameras, size: tuple[int, int]) -> MemoryView:
@@ -217,11 +170,11 @@ def project(memory: LatentMemory, cameras: Cameras, size: tuple[int, int]) -> Me
 
     A point covers the cells whose centre lies on its patch, and always the cell it falls in; at most 8 cells far, and
     only points in front of the camera. The nearest surface shows; depths are compared at the cell's centre, in steps
-    of 0.8 to 1.6 %. Within a step the point nearest to the cell's centre shows, then the one with the lowest index.
-    Distance is the greater of that in columns and that in rows: so a point is always nearer to the centre of the cell
-    it falls in than points of other cells, which need a look only where they may be a whole step before it. Where the
-    ray through the centre of a point's own cell misses its patch, the depth is that of the patch's plane, at most as
-    much before or behind the point as the patch's corners are away from it.
+    of 0.8 to 1.6 %. Within a step the point nearest to the cell's centre shows, then the one with the lowest index;
+    distance is the greater of that in columns and that in rows. In cells that a point does not fall in it counts as
+    5 % farther: there a patch closes holes and hides what is clearly behind it, and leaves its own surface to the
+    points that were sampled there. Where the ray through the centre of a point's own cell misses its patch, the depth
+    is that of the patch's plane, at most as much before or behind the point as the patch's corners are away from it.
     The result is the same for any thread count, and for any order of points that are not tied in both.
 
     Besides the result and MemoryBlock.tiles this needs 1 byte per camera and TILE points, 8 bytes per camera and cell,
@@ -229,10 +182,8 @@ def project(memory: LatentMemory, cameras: Cameras, size: tuple[int, int]) -> Me
     """
     matrices, canvas = _prepared(memory, cameras, size)
     for chunk in tiles_in_sight(memory, matrices, size):
-        for frame, (matrix, in_sight) in enumerate(zip(matrices, chunk.in_sight, strict=True)):
-            tiles = in_sight.nonzero()[:, 0]
-            if len(tiles):
-                _draw_patches(canvas, frame, chunk, tiles, matrix)
+        for frame, matrix in enumerate(matrices):
+            _draw_patches(canvas, frame, chunk, matrix)
     return _view(memory, matrices, size, canvas.winners(), at_cell_center=True)
 
 
@@ -244,52 +195,43 @@ def project_points(memory: LatentMemory, cameras: Cameras, size: tuple[int, int]
     """
     matrices, canvas = _prepared(memory, cameras, size)
     for chunk in tiles_in_sight(memory, matrices, size, fields=3):
-        for frame, (matrix, in_sight) in enumerate(zip(matrices, chunk.in_sight, strict=True)):
-            tiles = in_sight.nonzero()[:, 0]
-            if not len(tiles):
-                continue
-            u, v, z = image_positions([_rows_of(field, tiles) for field in chunk.values], matrix)
+        for frame, matrix in enumerate(matrices):
+            seen = chunk.seen_by(frame)
+            u, v, z = image_positions(seen.values.flatten(1), matrix)
             column, row = u.floor_().clamp_(-1, size[1]), v.floor_().clamp_(-1, size[0])
             near = _bits(z.add_(z <= 0, alpha=10 * _BEYOND))
-            canvas.draw(frame, canvas.place(column, row), near, _rows_of(chunk.index, tiles))
+            canvas.draw(frame, canvas.place(column, row), near, seen.index.flatten())
     return _view(memory, matrices, size, canvas.winners(), at_cell_center=False)
 
 
-def _draw_patches(canvas: _Canvas, frame: int, chunk: TileChunk, tiles: torch.Tensor, matrix: torch.Tensor) -> None:
+def _draw_patches(canvas: _Canvas, frame: int, chunk: TileChunk, matrix: torch.Tensor) -> None:
     """Every point in its own cell first; then, in other cells, the patches that are not sure to be hidden there."""
-    patches = _patches([_rows_of(field, tiles) for field in chunk.values[:7]], matrix, (canvas.rows, canvas.columns))
-    index = _rows_of(chunk.index, tiles)
+    seen = chunk.seen_by(frame)
+    values, index = seen.values.flatten(1), seen.index.flatten()
+    patches = _patches(values[:7], matrix, (canvas.rows, canvas.columns))
     column, row = patches.u.floor(), patches.v.floor()
     step_u, step_v = (column + 0.5).sub_(patches.u), (row + 0.5).sub_(patches.v)
     ratio, place = patches.ratio(step_u, step_v), canvas.place(column, row)
     canvas.draw(frame, place, _nearness(patches.depth(ratio), step_u, step_v), index)
-    chosen = torch.arange(len(index), device=index.device)
     if len(index) > canvas.rows * canvas.columns:  # fewer leave so many cells open that the bars would not pay
         length = _cells_per_length(matrix, canvas)
-        chosen = _may_show(patches, ratio, place, canvas.bars(frame), length).nonzero()[:, 0]
-    if len(chosen):
-        point = tiles.index_select(0, chosen // TILE).mul_(TILE).add_(chosen % TILE)
-        sides = [field.flatten().index_select(0, point) for field in chunk.values[7:]]
-        turned = (*_turned(sides[:3], matrix), *_turned(sides[3:], matrix))
-        _spread(canvas, frame, patches[chosen], turned, index.index_select(0, chosen))
+        chosen = _may_show(patches, place, canvas.bars(frame), length).nonzero()[:, 0]
+        patches, index, values = patches[chosen], index.index_select(0, chosen), values[7:].index_select(1, chosen)
+    else:
+        values = values[7:]
+    if len(index):
+        turned = (*_turned(values[:3], matrix), *_turned(values[3:], matrix))
+        _spread(canvas, frame, patches, turned, index)
 
 
-def _may_show(
-    patches: _Patches, ratio: torch.Tensor, place: torch.Tensor, bars: _Bars, cells_per_length: float
-) -> torch.Tensor:
-    """[m] bool, False where a patch is sure to be hidden in every cell but its own. ratio: at the own cell's centre."""
+def _may_show(patches: _Patches, place: torch.Tensor, bars: torch.Tensor, cells_per_length: float) -> torch.Tensor:
+    """[m] bool, False where a patch is sure to be hidden in every cell but its own."""
     # high / z is one over the least depth, and `reach` is z / low - z.
     half = (patches.high / patches.low).sub_(patches.high).mul_(cells_per_length / 1.5)
     # The windows hold patches up to 1.5, 3, 6 and more cells from their points: powers of two, read off the exponent.
     window = (_bits(half) >> 23).sub_(126).clamp_(0, len(_WINDOWS) - 1)
-    cells = len(bars.slope_u)
-    reach = torch.tensor(_WINDOWS, dtype=ratio.dtype, device=ratio.device).index_select(0, window)
-    turn = (bars.slope_u.index_select(0, place) * patches.z).sub_(patches.tilt_u).abs_()
-    turn.add_((bars.slope_v.index_select(0, place) * patches.z).sub_(patches.tilt_v).abs_())
-    greatest = torch.maximum(turn.mul_(reach).add_(ratio), patches.low)
-    place = window.mul_(cells).add_(place)
-    may_show = greatest.mul_(1 + _SLACK) >= bars.level.index_select(0, place).mul_(patches.z)
-    return may_show.logical_and_(patches.high >= bars.lowest.index_select(0, place).mul_(patches.z).mul_(1 - _SLACK))
+    bar = bars.index_select(0, window.mul_(len(bars) // len(_WINDOWS)).add_(place))
+    return patches.high >= bar.mul_(patches.z).mul_(_ELSEWHERE * (1 - _SLACK))
 
 
 def _cells_per_length(matrix: torch.Tensor, canvas: _Canvas) -> float:
@@ -325,7 +267,8 @@ def _spread(canvas: _Canvas, frame: int, patches: _Patches, sides: Vector, index
         row = first_row.index_select(0, owner).add_(down).to(u.dtype)
         ones = patches[owner]
         step_u, step_v = (column + 0.5).sub_(ones.u), (row + 0.5).sub_(ones.v)
-        near, place = _nearness(ones.depth(ones.ratio(step_u, step_v)), step_u, step_v), canvas.place(column, row)
+        depth = ones.depth(ones.ratio(step_u, step_v)).mul_(_ELSEWHERE)
+        near, place = _nearness(depth, step_u, step_v), canvas.place(column, row)
         best = (canvas.keys[frame] >> _INDEX_BITS).int().index_select(0, place)
         nearer = (near <= best).nonzero()[:, 0]
         owner, ones = owner.index_select(0, nearer), ones[nearer]
@@ -365,7 +308,7 @@ def _is_hit(patches: _Patches, sides: Vector, step_u: torch.Tensor, step_v: torc
     return is_hit.logical_and_((p * f).sub_(e * r).abs_() <= bound).logical_and_(determinant > 0)
 
 
-def _patches(values: Sequence[torch.Tensor], matrix: torch.Tensor, size: tuple[int, int]) -> _Patches:
+def _patches(values: Sequence[torch.Tensor] | torch.Tensor, matrix: torch.Tensor, size: tuple[int, int]) -> _Patches:
     """Patches of points [3 m], normals [3 m] and reach [m]. What cannot reach the image is moved to the border."""
     u, v, z = image_positions(values[:3], matrix)
     u = u.add_(z <= 0, alpha=_BEYOND).clamp_(-_REACH - 0.5, size[1] + _REACH + 0.5)
@@ -386,10 +329,6 @@ def _turned(vectors: Sequence[torch.Tensor] | torch.Tensor, matrix: torch.Tensor
     x, y, z = vectors
     first, second, third = ((x * a).add_(y * b).add_(z * c) for a, b, c in matrix[:, :3].tolist())
     return first, second, third
-
-
-def _rows_of(field: torch.Tensor, tiles: torch.Tensor) -> torch.Tensor:
-    return field.index_select(0, tiles).flatten()
 
 
 def _bits(values: torch.Tensor) -> torch.Tensor:
@@ -436,10 +375,10 @@ def tiles_in_sight(
         for one, end, first, start, stop in zip(tiles, ends.tolist(), firsts, cuts, cuts[1:], strict=False):
             if stop > start:
                 rows = chosen[start:stop] - (end - len(one.radii))
-                values.append(one.values[:fields, rows])
+                values.append(one.values[:fields].index_select(1, rows))
                 index.append(one.index.index_select(0, rows) + first)
         if values:
-            yield TileChunk(torch.cat(values, dim=1).contiguous(), torch.cat(index), in_sight[:, chosen])
+            yield TileChunk(torch.cat(values, dim=1), torch.cat(index), in_sight[:, chosen])
 
 
 def _view(
@@ -456,19 +395,14 @@ def _view(
     place = place[order]
     if len(place):
         latents.index_copy_(0, place, _rows(memory, "latents", winner).to(latents_type))
-        matrix = matrices.to(index.device).index_select(0, place // cells)
-        center = (matrix[:, :, :3] * _rows(memory, "points", winner).double()[:, None]).sum(2) + matrix[:, :, 3]
-        u, v, z = center[:, 0] / center[:, 2], center[:, 1] / center[:, 2], center[:, 2]
-        if at_cell_center:
-            to_rays = (
-                torch.linalg.inv(matrices[:, :, :3]).transpose(1, 2).to(index.device).index_select(0, place // cells)
-            )
-            plane = planes(_rows(memory, "sides", winner).double())
-            normal = (to_rays * plane[:, None, :3]).sum(2)
-            patches = _Patches.of((u, v, z), (normal[:, 0], normal[:, 1], normal[:, 2]), plane[:, 3])
-            column, row = place % cells % size[1], place % cells // size[1]
-            z = patches.depth(patches.ratio(column + 0.5 - u, row + 0.5 - v))
-        depth[place] = z.to(depth_type)
+        points = _at(place, _rows(memory, "points", winner).double(), frames * cells)
+        sides = _at(place, planes(_rows(memory, "sides", winner).double()), frames * cells) if at_cell_center else None
+        for frame, matrix in enumerate(matrices):
+            cut = slice(frame * cells, (frame + 1) * cells)
+            u, v, z = image_positions(points[:, cut], matrix)
+            if sides is not None:
+                z = _depth_at_centers((u, v, z), sides[:, cut], matrix, size)
+            depth[cut] = torch.where(index[frame] >= 0, z, 0.0).to(depth_type)
     shape = (frames, *size)
     return MemoryView(
         latents=latents.view(*shape, -1).movedim(-1, 0),
@@ -476,6 +410,22 @@ def _view(
         depth=depth.view(shape),
         point_index=index.view(shape),
     )
+
+
+def _depth_at_centers(
+    position: Vector, plane: torch.Tensor, matrix: torch.Tensor, size: tuple[int, int]
+) -> torch.Tensor:
+    """[cells] depth of patches [4 cells] (see planes()) on the rays through the cells' centres."""
+    normal = _turned(plane[:3], torch.linalg.inv(matrix[:, :3]).T)
+    patches = _Patches.of(position, normal, plane[3])
+    row, column = torch.meshgrid(*(torch.arange(n, device=plane.device) + 0.5 for n in size), indexing="ij")
+    return patches.depth(patches.ratio(column.flatten() - patches.u, row.flatten() - patches.v))
+
+
+def _at(place: torch.Tensor, rows: torch.Tensor, cells: int) -> torch.Tensor:
+    """[fields cells] with rows [m fields] at `place`, 0 elsewhere."""
+    placed = torch.zeros(cells, rows.shape[1], dtype=rows.dtype, device=rows.device)
+    return placed.index_copy_(0, place, rows).T.contiguous()
 
 
 def _rows(memory: LatentMemory, name: str, index: torch.Tensor) -> torch.Tensor:

@@ -124,7 +124,9 @@ def brute_force_index(memory: LatentMemory, cameras: Cameras, size: tuple[int, i
             depth = z / torch.minimum(torch.maximum(ratio, z / (z + reach)), z / torch.maximum(z - reach, z / 16))
             is_in_reach = ((u.floor() - column).abs() <= 8) & ((v.floor() - row).abs() <= 8)
             is_near_image = (u >= -8) & (u < size[1] + 8) & (v >= -8) & (v < size[0] + 8)
-            is_on = ((a.abs() <= 0.5625) & (b.abs() <= 0.5625)) | ((u.floor() == column) & (v.floor() == row))
+            is_own = (u.floor() == column) & (v.floor() == row)
+            is_on = ((a.abs() <= 0.5625) & (b.abs() <= 0.5625)) | is_own
+            depth = torch.where(is_own, depth, depth * 1.05)
             step = depth.float().view(torch.int32) >> 17
             distance = torch.maximum((cx - u).abs(), (cy - v).abs()).float().view(torch.int32) >> 14
             candidates = (is_on & is_in_reach & is_near_image & (z > 0)).nonzero()[:, 0].tolist()
