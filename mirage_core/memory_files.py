@@ -1,72 +1,98 @@
-"""A memory as one safetensors file, with the grid, the version and the block sizes in its metadata.
+"""A memory as one safetensors file, with its grid, version, block sizes and origin in the metadata.
 
-Files may come from strangers: everything a file claims is checked before anything is made from it.
+Version 2 keeps every field a MemoryBlock has, also those that came later and that some blocks lack; version 1, with six
+fields, is still read. Files may come from strangers: everything a file claims is checked before anything is made
+from it. The film a memory belongs to is scene_files.py.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from .latent_grid import LatentGrid
 from .memory import LatentMemory, MemoryBlock
+from .tensor_files import TensorFile, opened_tensors, plain_json, write_tensors
 
-_FORMAT, _VERSION = "mirage-memory", "1"
-_FIELDS = ("points", "latents", "latent_index", "confidence", "footprints", "sides")
+EXTRA = "film."  # names of tensors that belong to the film and not to the memory begin with this
+_FORMAT, _VERSION = "mirage-memory", "2"
+_FIELDS = tuple(one.name for one in fields(MemoryBlock))
+_REQUIRED = tuple(one.name for one in fields(MemoryBlock) if one.default is MISSING)
+_VERSION_1 = ("points", "latents", "latent_index", "confidence", "footprints", "sides")
+_WHOLE = ("latent_index",)
+_FARTHEST = 1e12  # world units; squares of what is farther overflow float32
+_UNITS = (
+    "points, footprints and sides in the world units of the depth, world = OpenCV camera of the first frame; "
+    "latents normalised, or colours in [0, 1] on a grid of pixels"
+)
 
 
-def save_memory(memory: LatentMemory, path: str | Path, *, provenance: Mapping[str, object] | None = None) -> None:
+def save_memory(
+    memory: LatentMemory,
+    path: str | Path,
+    *,
+    provenance: Mapping[str, object] | None = None,
+    tensors: Mapping[str, torch.Tensor] | None = None,
+) -> None:
     """Write a memory as one safetensors file; the file appears under its name only when it is complete.
 
     provenance: what is known of its origin, plain JSON values.
+    tensors: of the film the memory belongs to, kept under names that begin with "film.".
     """
-    empty = _empty_block(memory.grid)
-    tensors = {name: _joined(memory.blocks, name, getattr(empty, name)).contiguous() for name in _FIELDS}
+    blocks = memory.blocks or (_empty_block(memory.grid),)
+    parts = {name: [getattr(block, name) for block in blocks] for name in _FIELDS}
+    present = {name: [one is not None for one in parts[name]] for name in _FIELDS if name not in _REQUIRED}
+    stored = {name: [one for one in values if one is not None] for name, values in parts.items()}
     metadata = {
         "format": _FORMAT,
         "version": _VERSION,
         "grid": json.dumps(asdict(memory.grid)),
         "block_sizes": json.dumps([len(block) for block in memory.blocks]),
-        "units": "points, footprints and sides in the world units of the depth; latents normalised",
+        "blocks_with": json.dumps(
+            {
+                name: [index for index, is_present in enumerate(have) if is_present]
+                for name, have in present.items()
+                if any(have) and not all(have)
+            }
+        ),
+        "units": _UNITS,
         "provenance": json.dumps(dict(provenance or {}), allow_nan=False),
     }
-    path = Path(path)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        save_file(tensors, unfinished, metadata)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    film = {EXTRA + name: [value] for name, value in (tensors or {}).items()}
+    write_tensors(path, {name: values for name, values in stored.items() if values} | film, metadata)
 
 
 def load_memory(path: str | Path, *, device: str | torch.device = "cpu") -> LatentMemory:
-    """Read a file written by save_memory().
+    """Read a file written by save_memory(), of this version or an earlier one.
 
     Raises FileNotFoundError when there is no file, and ValueError, one sentence with the reason, when it is not a
     memory, is damaged, has another version, or holds NaN or infinite values.
     """
+    return load_with_film(path, device=device)[0]
+
+
+def load_with_film(
+    path: str | Path, *, device: str | torch.device = "cpu"
+) -> tuple[LatentMemory, dict[str, object], dict[str, torch.Tensor]]:
+    """The memory, its provenance, and the tensors of its film by name, which may be none. Raises as load_memory()."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no memory file {path}.")
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            grid, sizes = _read_header(file)
-            fields = {name: file.get_tensor(name) for name in _FIELDS}
-        return LatentMemory(grid, _checked_blocks(fields, sizes))
-    except (SafetensorError, ValueError, TypeError, KeyError, OSError) as error:
+        with opened_tensors(path) as file:
+            grid, sizes, blocks_with = _checked_metadata(file)
+            stored = {name: _checked(name, file.read(name)).to(device) for name in _FIELDS if name in file.entries}
+            film = {name: file.read(name) for name in file.entries if name.startswith(EXTRA)}
+        memory = LatentMemory(grid, _blocks(stored, sizes, blocks_with))
+        provenance = _object(file.metadata.get("provenance", "{}"), "provenance")
+        return memory, provenance, {name.removeprefix(EXTRA): value for name, value in film.items()}
+    except (ValueError, TypeError, KeyError, OSError, OverflowError, RuntimeError) as error:
         reason = str(error).rstrip(".")
         raise ValueError(f"{path.name} cannot be used as a memory ({reason}); save the memory again.") from error
-
-
-def _joined(blocks: tuple[MemoryBlock, ...], name: str, empty: torch.Tensor) -> torch.Tensor:
-    return torch.cat([getattr(block, name) for block in blocks]) if blocks else empty
 
 
 def _empty_block(grid: LatentGrid) -> MemoryBlock:
@@ -80,33 +106,84 @@ def _empty_block(grid: LatentGrid) -> MemoryBlock:
     )
 
 
-def _read_header(file) -> tuple[LatentGrid, list[int]]:
-    """Grid and block sizes; checks all shapes before a single tensor is read."""
-    metadata = file.metadata() or {}
+def _checked_metadata(file: TensorFile) -> tuple[LatentGrid, list[int], dict[str, list[int]]]:
+    """Grid, block sizes, and the blocks that have a field where not all do; checks all shapes before reading."""
+    metadata = file.metadata
     if metadata.get("format") != _FORMAT:
         raise ValueError("its metadata does not say mirage-memory")
-    if metadata.get("version") != _VERSION:
-        raise ValueError(f"its version is {metadata.get('version')}, this code reads version {_VERSION}")
-    if sorted(file.keys()) != sorted(_FIELDS):
-        raise ValueError(f"it holds {sorted(file.keys())[:8]} and not {sorted(_FIELDS)}")
-    grid = LatentGrid(**json.loads(metadata["grid"]))
-    sizes = json.loads(metadata["block_sizes"])
-    if not isinstance(sizes, list) or not all(type(size) is int and size > 0 for size in sizes):
+    version = metadata.get("version")
+    if version not in ("1", _VERSION):
+        raise ValueError(f"its version is {str(version)[:20]}, this code reads versions 1 and {_VERSION}")
+    names = {name for name in file.entries if version == "1" or not name.startswith(EXTRA)}
+    known = set(_VERSION_1 if version == "1" else _FIELDS)
+    if names - known or set(_REQUIRED) - names:
+        odd = sorted(name[:40] for name in names ^ set(_REQUIRED) if name not in known or name in _REQUIRED)
+        raise ValueError(f"it holds, or lacks, {odd[:8]} beside {sorted(known & names)}; a newer Mirage may read it")
+    grid = _grid(metadata.get("grid", ""))
+    sizes = plain_json(metadata.get("block_sizes", ""))
+    if not isinstance(sizes, list) or not all(type(size) is int and 0 < size < 1 << 40 for size in sizes):
         raise ValueError("its block sizes are not positive whole numbers")
-    n = sum(sizes)
-    expected = ([n, 3], [n, grid.channels], [n], [n], [n], [n, 2, 3])
-    for name, shape in zip(_FIELDS, expected, strict=True):
-        if file.get_slice(name).get_shape() != shape:
-            raise ValueError(f"its {name} have shape {file.get_slice(name).get_shape()} and not {shape}")
-    return grid, sizes
+    blocks_with = _blocks_with(metadata.get("blocks_with", "{}"), names, len(sizes))
+    for name in (one for one in _FIELDS if one in names):
+        n = sum(sizes[index] for index in blocks_with.get(name, range(len(sizes))))
+        expected = {"points": (n, 3), "latents": (n, grid.channels), "sides": (n, 2, 3)}.get(name, (n,))
+        shape = file.entries[name].shape
+        if shape != expected and (name in _REQUIRED or shape[:1] != (n,)):
+            raise ValueError(f"its {name} have shape {list(shape)} and not {list(expected)}")
+    return grid, sizes, blocks_with
 
 
-def _checked_blocks(fields: dict[str, torch.Tensor], sizes: list[int]) -> tuple[MemoryBlock, ...]:
-    for name, values in fields.items():
-        if values.dtype.is_floating_point == (name == "latent_index"):
-            raise ValueError(f"its {name} are stored as {values.dtype}")
-        if not torch.isfinite(values).all():
-            raise ValueError(f"its {name} contain NaN or infinite values")
-    # Views of one storage: a loaded memory takes its size in memory once.
-    parts = {name: values.split(sizes) if sizes else () for name, values in fields.items()}
-    return tuple(MemoryBlock(**{name: parts[name][index] for name in _FIELDS}) for index in range(len(sizes)))
+def _grid(text: str) -> LatentGrid:
+    grid = LatentGrid(**_object(text, "grid"))  # type: ignore[arg-type]
+    numbers = (grid.channels, grid.spatial_stride, grid.temporal_stride)
+    if any(type(one) is not int or not 1 <= one <= 1 << 40 for one in numbers):
+        raise ValueError("its grid has sizes that are not whole numbers above 0")
+    if grid.cell_rule not in ("center", "corner"):
+        raise ValueError(f"its cell rule is {str(grid.cell_rule)[:20]!r}, not center or corner")
+    return grid
+
+
+def _blocks_with(text: str, names: set[str], count: int) -> dict[str, list[int]]:
+    told: dict[str, list[int]] = {}
+    for name, blocks in _object(text, "blocks_with").items():
+        if name not in names or name in _REQUIRED or not isinstance(blocks, list):
+            raise ValueError("it tells of fields that it does not hold")
+        if not all(type(one) is int and 0 <= one < count for one in blocks) or sorted(set(blocks)) != blocks:
+            raise ValueError(f"its {name} belong to blocks that it does not hold")
+        told[name] = blocks
+    return told
+
+
+def _object(text: str, what: str) -> dict[str, object]:
+    document = plain_json(text)
+    if not isinstance(document, dict):
+        raise ValueError(f"its {what} is no JSON object")
+    return document
+
+
+def _checked(name: str, values: torch.Tensor) -> torch.Tensor:
+    is_whole = not values.dtype.is_floating_point
+    if name in _REQUIRED and is_whole != (name in _WHOLE):
+        raise ValueError(f"its {name} are stored as {values.dtype}")
+    if not torch.isfinite(values).all():
+        raise ValueError(f"its {name} contain NaN or infinite values")
+    if len(values) and name == "confidence" and (values.min() < 0 or values.max() > 1):
+        raise ValueError("its confidence lies outside of 0 to 1")
+    if len(values) and name == "footprints" and values.min() < 0:
+        raise ValueError("its footprints are below 0")
+    if len(values) and name in ("points", "sides", "footprints") and values.abs().max() > _FARTHEST:
+        raise ValueError(f"its {name} are larger than any scene")
+    return values
+
+
+def _blocks(
+    stored: dict[str, torch.Tensor], sizes: list[int], blocks_with: dict[str, list[int]]
+) -> tuple[MemoryBlock, ...]:
+    columns: dict[str, list[torch.Tensor | None]] = {}
+    for name, values in stored.items():
+        have = blocks_with.get(name, range(len(sizes)))
+        # Views of one storage: a loaded memory takes its size in memory once.
+        parts = iter(values.split([sizes[index] for index in have]) if have else ())
+        columns[name] = [next(parts) if index in set(have) else None for index in range(len(sizes))]
+    blocks = [{name: column[index] for name, column in columns.items()} for index in range(len(sizes))]
+    return tuple(MemoryBlock(**block) for block in blocks)  # type: ignore[arg-type]
