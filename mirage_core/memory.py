@@ -7,7 +7,7 @@ flags for invalid ones. Looking at a memory from a camera is zbuffer.py, keeping
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -34,7 +34,9 @@ class MemoryBlock:
     footprints: [n] world width of the cell at its point, the longer of its sides.
     sides: [n 2 3] world vectors across the cell on its surface, one column on and one row on; a point stands for the
         patch points + a * sides[0] + b * sides[1] with a, b in [-1/2, 1/2].
+    is_locked: [n] bool, True = never dropped to save space; None = no point is locked.
 
+    Latents, confidence, footprints and sides may be in half precision. Blocks may share tensors.
     Raises ValueError when the fields disagree on n, or have other shapes.
     """
 
@@ -44,13 +46,14 @@ class MemoryBlock:
     confidence: torch.Tensor
     footprints: torch.Tensor
     sides: torch.Tensor
+    is_locked: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         n = self.points.shape[0]
         channels = self.latents.shape[-1] if self.latents.ndim == 2 else 0
-        expected = ([n, 3], [n, channels], [n], [n], [n], [n, 2, 3])
-        for name, shape in zip(_FIELDS, expected, strict=True):
-            if list(getattr(self, name).shape) != shape:
+        expected = ([n, 3], [n, channels], [n], [n], [n], [n, 2, 3], [n])
+        for name, shape in zip((*_FIELDS, "is_locked"), expected, strict=True):
+            if getattr(self, name) is not None and list(getattr(self, name).shape) != shape:
                 raise ValueError(
                     f"{name} of a memory block has shape {list(getattr(self, name).shape)}; "
                     f"{shape} goes with {n} points."
@@ -59,6 +62,18 @@ class MemoryBlock:
     def __len__(self) -> int:
         return self.points.shape[0]
 
+    def with_confidence(self, confidence: torch.Tensor) -> MemoryBlock:
+        """The same points with other confidence [n]; all else is shared, the tiles too if they have been made."""
+        block = replace(self, confidence=confidence)
+        if "tiles" in vars(self):
+            vars(block)["tiles"] = self.tiles
+        return block
+
+    def chosen(self, rows: torch.Tensor) -> MemoryBlock:
+        """The points at `rows`, an index or a bool per point."""
+        fields = {name: getattr(self, name)[rows] for name in _FIELDS}
+        return MemoryBlock(**fields, is_locked=None if self.is_locked is None else self.is_locked[rows])
+
     @cached_property
     def tiles(self) -> PointTiles:
         """The points again, sorted in space; made when first asked for, and kept: 60 bytes per point in float32."""
@@ -66,11 +81,11 @@ class MemoryBlock:
         order = _spatial_order(self.points)
         # The last tile is filled up with its last point: drawn twice, a point shows as it does drawn once.
         order = torch.cat([order, order[-1:].expand(-n % TILE)])
-        points, sides = self.points[order], self.sides[order]
+        points, sides = self.points[order], self.sides[order].to(self.points.dtype)
         values = torch.cat([points, planes(sides), sides.flatten(1)], dim=1).T.contiguous().view(13, -1, TILE)
         low, high = values[:3].amin(-1).double(), values[:3].amax(-1).double()
         # No patch reaches farther than its longer side, and a float32 box may be a rounding short of its points.
-        radii = ((high - low).norm(dim=0) / 2 + 1.25 * self.footprints[order].view(-1, TILE).amax(1)) * 1.001
+        radii = ((high - low).norm(dim=0) / 2 + 1.25 * self.footprints[order].to(low).view(-1, TILE).amax(1)) * 1.001
         return PointTiles(values, order.view(-1, TILE), (low + high).T / 2, radii)
 
 
@@ -140,6 +155,17 @@ class LatentMemory:
         return LatentMemory(self.grid, (*self.blocks, block))
 
 
+@dataclass(frozen=True)
+class LiftedCells:
+    """Points, and the latent cells they come from.
+
+    block: frame by frame, then row by row.  is_lifted: [frames rows columns] bool, True for the cells that are points.
+    """
+
+    block: MemoryBlock
+    is_lifted: torch.Tensor
+
+
 def lift(
     latents: torch.Tensor,
     depth: torch.Tensor,
@@ -150,6 +176,28 @@ def lift(
     confidence: torch.Tensor | None = None,
     first_latent_index: int = 0,
 ) -> MemoryBlock:
+    """Latent cells as points of the world; see lift_cells()."""
+    return lift_cells(
+        latents,
+        depth,
+        cameras,
+        grid,
+        is_static=is_static,
+        confidence=confidence,
+        first_latent_index=first_latent_index,
+    ).block
+
+
+def lift_cells(
+    latents: torch.Tensor,
+    depth: torch.Tensor,
+    cameras: Cameras,
+    grid: LatentGrid,
+    *,
+    is_static: torch.Tensor | None = None,
+    confidence: torch.Tensor | None = None,
+    first_latent_index: int = 0,
+) -> LiftedCells:
     """Latent cells as points of the world (paper eq. 4, 6 and 8).
 
     latents: [channels frames rows columns] normalised.
@@ -186,7 +234,7 @@ def lift(
     frame = torch.arange(shape[0], dtype=torch.int32, device=latents.device) + first_latent_index
     if confidence is None:
         confidence = torch.ones(shape, device=latents.device)
-    return MemoryBlock(
+    block = MemoryBlock(
         points=points[is_kept],
         latents=latents.movedim(0, -1)[is_kept],
         latent_index=frame[:, None, None].expand(shape)[is_kept],
@@ -194,6 +242,7 @@ def lift(
         footprints=footprints[is_kept],
         sides=sides[is_kept].to(depth.dtype),
     )
+    return LiftedCells(block, is_kept)
 
 
 def _cell_sides(points: torch.Tensor, depth: torch.Tensor, is_known: torch.Tensor, cameras: Cameras) -> torch.Tensor:

@@ -394,4 +394,4 @@ def _bytes_per_point(memory: LatentMemory) -> int:
         return 4 * (3 + memory.grid.channels + 1 + 1 + 1 + 6)
     block = memory.blocks[0]
     tensors = [getattr(block, field.name) for field in fields(block)]
-    return sum(values[0].numel() * values.element_size() for values in tensors)
+    return sum(values[0].numel() * values.element_size() for values in tensors if values is not None)

@@ -29,7 +29,7 @@ _PATCH = 1.5  # pixels: patches of pixels that different frames kept do not meet
 _FRAMES_AT_ONCE = 4  # rendered together: bounds the memory needed to some 0.3 GB at 704 x 1280
 _AXIS_BITS = 19
 _LEVELS = 64
-_FIELDS = tuple(one.name for one in fields(MemoryBlock))
+_FIELDS = tuple(one.name for one in fields(MemoryBlock) if one.name != "is_locked")
 _SAMPLED_SHARE = 64  # one of so many pixels stands for a latent cell of 16 x 16: each cell is hit 4 times
 
 
@@ -126,7 +126,7 @@ def thinned(block: MemoryBlock, memory: LatentMemory) -> MemoryBlock:
     place = torch.empty_like(order)
     place[order] = torch.repeat_interleave(count)
     is_kept = block.latent_index == first_frame[place]
-    return _chosen(block, is_kept.nonzero()[:, 0])
+    return block.chosen(is_kept.nonzero()[:, 0])
 
 
 def voxel_keys(block: MemoryBlock) -> torch.Tensor:
@@ -207,7 +207,7 @@ def sampled(memory: LatentMemory, grid: LatentGrid) -> LatentMemory:
         index = torch.arange(len(block), device=block.points.device)
         # A fixed step would pick columns of pixels; the golden ratio's multiples are spread evenly and are no grid.
         is_chosen = (index * 0x9E3779B1 >> 16) % _SAMPLED_SHARE == 0
-        chosen = _chosen(block, is_chosen.nonzero()[:, 0])
+        chosen = block.chosen(is_chosen.nonzero()[:, 0])
         if len(chosen):
             scale = grid.spatial_stride / _PATCH
             blocks.append(replace(chosen, footprints=chosen.footprints * scale, sides=chosen.sides * scale))
@@ -245,10 +245,6 @@ def _holds(places: torch.Tensor, memory: LatentMemory) -> torch.Tensor:
         at = torch.searchsorted(places, keys).clamp_(max=len(places) - 1)
         is_held[at[places[at] == keys]] = True
     return is_held
-
-
-def _chosen(block: MemoryBlock, rows: torch.Tensor) -> MemoryBlock:
-    return MemoryBlock(**{name: getattr(block, name)[rows] for name in _FIELDS})
 
 
 def _cells(maps: torch.Tensor, grid: LatentGrid) -> torch.Tensor:

@@ -175,7 +175,7 @@ def rollout_of(points: int, *, blocks: int = 1) -> Rollout:
     )
     memory = LatentMemory.empty(WAN22)
     for part in torch.arange(points).chunk(blocks):
-        memory = memory.extended(MemoryBlock(**{name: value[part] for name, value in vars(whole).items()}))
+        memory = memory.extended(whole.chosen(part))
     return Rollout.started(memory, torch.zeros(48, 1, 4, 4), cameras)
 
 
