@@ -1,0 +1,405 @@
+"""A Rollout as files: one safetensors file and one JSON per finished segment, each holding only what is new.
+
+Any dataclass that a Rollout is made of is written field by field, so fields that are added later are kept too. A tensor
+that an earlier file of the same film holds already (told by identity, never by comparing) is written as a reference to
+it. The JSON is written last: a segment whose JSON is missing does not exist. Keys, folders, quotas and what to do with
+damaged files are the business of whoever keeps the files.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import re
+import typing
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from .camera import Cameras
+from .latent_grid import LatentGrid
+from .memory import LatentMemory
+from .rollout import Rollout
+
+_FORMAT, _VERSION = "mirage-segment", 1
+_MAX_JSON_BYTES = 2**26
+_MAX_TENSORS = 100_000
+_KEY, _CHECKSUM = re.compile(r"[0-9a-f]{16,64}"), re.compile(r"[0-9a-f]{64}")
+
+# Where a tensor lies: the key of the segment whose file holds it, and its name there.
+Place = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class SegmentFile:
+    """The JSON of one kept segment.
+
+    path: of the JSON.  key: of the segment.  previous: key of the segment before, "" for the start of a film.
+    number: finished segments in the Rollout.  checksum: sha256 of the file with the tensors.
+    made_from: what made the segment, name -> value as text.
+    needs: checksums of the other files that hold tensors of this Rollout, by their keys.
+    tree: the Rollout with a Place for each tensor.
+    """
+
+    path: Path
+    key: str
+    previous: str
+    number: int
+    checksum: str
+    made_from: Mapping[str, str]
+    needs: Mapping[str, str]
+    tree: Any
+
+    @property
+    def tensors_path(self) -> Path:
+        """The file with the tensors. Its name has the checksum in it, so no JSON can ever meet another's tensors."""
+        return self.path.with_name(f"{self.path.stem}_{self.checksum[:16]}.safetensors")
+
+    @property
+    def bytes(self) -> int:
+        """Size on disk of both files."""
+        return sum(one.stat().st_size for one in (self.path, self.tensors_path) if one.is_file())
+
+
+@dataclass(frozen=True)
+class KeptRollout:
+    """A Rollout whose tensors are mapped from files.
+
+    tensors: where they lie; they keep the ids in `places` from being given to others.
+    parts: the dataclasses in it by their trees, for the next Rollout to share.
+    """
+
+    rollout: Rollout
+    file: SegmentFile
+    tensors: Mapping[Place, torch.Tensor]
+    parts: Mapping[bytes, Any]
+
+    @property
+    def places(self) -> dict[int, Place]:
+        """Where each tensor lies, by id(tensor)."""
+        return {id(tensor): place for place, tensor in self.tensors.items()}
+
+
+def content_key(rollout: Rollout) -> str:
+    """sha256 of all that is known of a film so far. Where its path goes from here does not count."""
+    here = sum(latents.shape[1] for latents in rollout.latents) - 1
+    filmed = rollout.cameras[: here * rollout.grid.temporal_stride + 1]
+    tree, tensors = _described(replace(rollout, cameras=filmed, plan=rollout.plan[: rollout.segments_done]), {}, "")
+    digest = hashlib.sha256(canonical(tree))
+    for name, tensor in tensors.items():
+        digest.update(canonical([name, str(tensor.dtype), list(tensor.shape)]))
+        digest.update(tensor_bytes(tensor))
+    return digest.hexdigest()
+
+
+def canonical(value: Any) -> bytes:
+    """JSON of a value, always the same for the same value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def tensor_bytes(tensor: torch.Tensor) -> memoryview:
+    """The values of a tensor in their order, whatever its strides and device."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return flat.numpy().data
+
+
+def write_segment(
+    path: Path,
+    rollout: Rollout,
+    *,
+    key: str,
+    previous: str,
+    made_from: Mapping[str, str],
+    places: Mapping[int, Place],
+    checksums: Mapping[str, str],
+) -> SegmentFile:
+    """Write both files of a segment so that at every moment the segment is there whole, or not at all.
+
+    path: of the JSON.  places: where tensors lie already, by id(tensor).  checksums: of those files, by key.
+    A JSON that another process has written at the same place meanwhile stays: the first one wins.
+    Returns the segment as it is on disk. Raises OSError when it cannot be written.
+    """
+    tree, tensors = _described(rollout, dict(places), key)
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    checksum = hashlib.sha256(content).hexdigest()
+    needs = {used: checksums[used] for used in sorted(_keys_in(tree) - {key})}
+    file = SegmentFile(path, key, previous, rollout.segments_done, checksum, dict(made_from), needs, tree)
+    write_once(file.tensors_path, content)
+    written = {"format": _FORMAT, "version": _VERSION, "bytes": len(content), "number": file.number}
+    written |= {name: getattr(file, name) for name in ("key", "previous", "checksum", "made_from", "needs", "tree")}
+    write_once(path, canonical(written))
+    return read_segment(path)
+
+
+def write_once(path: Path, content: bytes) -> None:
+    """Write a file that is there whole, on disk, or not at all. A file that is there already stays as it is."""
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with unfinished.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        _named(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def read_segment(path: Path) -> SegmentFile:
+    """The JSON of a segment, checked; its tensors are not looked at.
+
+    Raises ValueError, one sentence with the reason, when it is damaged, foreign or of another version, and OSError
+    when it cannot be read.
+    """
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise ValueError("it is too large")
+        told = json.loads(path.read_bytes())
+        if not isinstance(told, dict) or told.get("format") != _FORMAT:
+            raise ValueError(f"it does not say {_FORMAT}")
+        if told.get("version") != _VERSION:
+            raise ValueError(f"its version is {str(told.get('version'))[:20]}, this code reads version {_VERSION}")
+        return _checked_file(path, told)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path.name} is no segment of a film ({str(error).rstrip('.')}).") from error
+
+
+def check_tensors(file: SegmentFile) -> None:
+    """Raise ValueError unless the tensors' file is there and exactly as it was written."""
+    digest = hashlib.sha256()
+    try:
+        with file.tensors_path.open("rb") as content:
+            while part := content.read(2**22):
+                digest.update(part)
+    except OSError as error:
+        raise ValueError(f"{file.tensors_path.name} cannot be read ({error.strerror}).") from error
+    if digest.hexdigest() != file.checksum:
+        raise ValueError(f"{file.tensors_path.name} is damaged: its checksum is not the one noted when it was written.")
+
+
+def load_rollout(
+    file: SegmentFile, *, file_of: Callable[[str], SegmentFile], before: KeptRollout | None = None
+) -> KeptRollout:
+    """The Rollout of a segment, its tensors mapped from disk, bit for bit as they were written.
+
+    file_of: the segment of a key.  before: an earlier Rollout of the same film; what both hold is shared, with all that
+    was derived from it.
+    Raises ValueError, one sentence, for files that do not belong together or hold no Rollout. Checksums are not
+    verified here (check_tensors).
+    """
+    tensors: dict[Place, torch.Tensor] = dict(before.tensors) if before else {}
+    try:
+        for key in sorted(_keys_in(file.tree)):
+            wanted = [place for place in _places_in(file.tree) if place[0] == key and place not in tensors]
+            if wanted:
+                tensors |= _mapped(_file_for(file, key, file_of), wanted)
+        rollout = _restored(file.tree, tensors, before.parts if before else {})
+        if type(rollout) is not Rollout:
+            raise ValueError("it holds no film")
+        _check_rollout(rollout, file)
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
+        reason = str(error).rstrip(".")
+        raise ValueError(f"{file.path.name} cannot be used as a segment of a film ({reason}).") from error
+    pairs = list(_paired(rollout, file.tree))
+    held = {_place(tree): value for value, tree in pairs if isinstance(value, torch.Tensor)}
+    parts = {canonical(tree): value for value, tree in pairs if not isinstance(value, (torch.Tensor, Rollout))}
+    return KeptRollout(rollout, file, held, parts)
+
+
+def check_finite(rollout: Rollout) -> None:
+    """Raise ValueError when a tensor of the Rollout holds NaN or infinite values; for files from elsewhere."""
+    for name, tensor in _described(rollout, {}, "")[1].items():
+        if tensor.dtype.is_floating_point and not torch.isfinite(tensor).all():
+            raise ValueError(f"The film's {name} contain NaN or infinite values; it cannot be gone on with.")
+
+
+def _named(unfinished: Path, path: Path) -> None:
+    """Give a finished file its name, unless another has it."""
+    try:
+        os.link(unfinished, path)
+    except FileExistsError:
+        return
+    except OSError:  # a file system without hard links
+        if not path.exists():
+            os.replace(unfinished, path)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make names that were given in a folder last through a power cut; not needed, and not possible, on Windows."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:  # some network file systems cannot
+        pass
+    finally:
+        os.close(descriptor)
+
+
+@functools.cache
+def _types() -> dict[str, type]:
+    """Every dataclass a Rollout is made of, by name."""
+    found: dict[str, type] = {}
+
+    def add(kind: Any) -> None:
+        if isinstance(kind, type) and is_dataclass(kind):
+            if kind.__name__ not in found:
+                found[kind.__name__] = kind
+                for hint in typing.get_type_hints(kind).values():
+                    add(hint)
+        for inner in typing.get_args(kind):
+            add(inner)
+
+    add(Rollout)
+    return found
+
+
+def _described(value: Any, places: dict[int, Place], key: str) -> tuple[Any, dict[str, torch.Tensor]]:
+    """A value as JSON, and the tensors in it that lie nowhere yet, by name. `places` is added to."""
+    types, tensors = _types(), {}
+
+    def describe(value: Any, name: str) -> Any:
+        if isinstance(value, torch.Tensor):
+            if id(value) not in places:
+                places[id(value)] = (key, name)
+                tensors[name] = value
+            on_device = {} if value.device.type == "cpu" else {"device": value.device.type}
+            return {"tensor": list(places[id(value)]), **on_device}
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        if isinstance(value, (tuple, list)):
+            return [describe(one, f"{name}.{index}") for index, one in enumerate(value)]
+        if isinstance(value, range):
+            return {"range": [value.start, value.stop, value.step]}
+        if isinstance(value, dict) and all(isinstance(one, str) for one in value):
+            return {"dict": {one: describe(inner, f"{name}.{one}") for one, inner in value.items()}}
+        if types.get(type(value).__name__) is type(value) and is_dataclass(value):
+            parts = {one.name: describe(getattr(value, one.name), f"{name}.{one.name}") for one in fields(value)}
+            return {"type": type(value).__name__, "fields": parts}
+        raise TypeError(f"A film holds a {type(value).__name__} at {name or 'its top'}, which no file can keep.")
+
+    return describe(value, ""), tensors
+
+
+def _restored(tree: Any, tensors: Mapping[Place, torch.Tensor], parts: Mapping[bytes, Any]) -> Any:
+    types = _types()
+
+    def restore(tree: Any) -> Any:
+        if tree is None or isinstance(tree, (bool, int, float, str)):
+            return tree
+        if isinstance(tree, list):
+            return tuple(restore(one) for one in tree)
+        if "tensor" in tree:
+            tensor = tensors[_place(tree)]
+            return tensor.cuda() if tree.get("device") == "cuda" and torch.cuda.is_available() else tensor
+        if "range" in tree:
+            return range(*(int(one) for one in tree["range"]))
+        if "dict" in tree:
+            return {str(name): restore(one) for name, one in tree["dict"].items()}
+        kind = types.get(tree["type"])
+        if kind is None:
+            raise ValueError(f"it holds a {str(tree['type'])[:40]}, which this code does not know")
+        if kind is not Rollout and (part := parts.get(canonical(tree))) is not None:
+            return part
+        return kind(**{name: restore(one) for name, one in tree["fields"].items()})
+
+    return restore(tree)
+
+
+def _paired(value: Any, tree: Any) -> Iterator[tuple[Any, Any]]:
+    """The tensors and dataclasses in a value, each with the tree that it was restored from."""
+    if isinstance(value, torch.Tensor):
+        yield value, tree
+    elif isinstance(value, (tuple, list)):
+        for one, inner in zip(value, tree, strict=True):
+            yield from _paired(one, inner)
+    elif isinstance(value, dict):
+        for name, one in value.items():
+            yield from _paired(one, tree["dict"][name])
+    elif is_dataclass(value):
+        yield value, tree
+        for one in fields(value):
+            if one.name in tree["fields"]:  # a field younger than the file has its default
+                yield from _paired(getattr(value, one.name), tree["fields"][one.name])
+
+
+def _places_in(tree: Any) -> Iterator[Place]:
+    if isinstance(tree, list):
+        for one in tree:
+            yield from _places_in(one)
+    elif isinstance(tree, dict):
+        if "tensor" in tree:
+            yield _place(tree)
+        else:
+            for one in tree.values():
+                yield from _places_in(one)
+
+
+def _keys_in(tree: Any) -> set[str]:
+    return {key for key, _ in _places_in(tree)}
+
+
+def _place(tree: dict) -> Place:
+    key, name = tree["tensor"]
+    if not isinstance(key, str) or not isinstance(name, str):
+        raise ValueError("it names a tensor by something that is no name")
+    return key, name
+
+
+def _checked_file(path: Path, told: dict) -> SegmentFile:
+    texts = (told["key"], told["previous"], told["checksum"], *told["needs"], *told["needs"].values())
+    texts += (*told["made_from"], *told["made_from"].values())
+    if not all(isinstance(one, str) for one in texts):
+        raise ValueError("its names and checksums are not all text")
+    if not _KEY.fullmatch(told["key"]) or not _CHECKSUM.fullmatch(told["checksum"]):
+        raise ValueError("its key and its checksum are not sha256 in hexadecimal digits")
+    if type(told["number"]) is not int or told["number"] < 0:
+        raise ValueError("its number is not a whole number from 0 up")
+    if sum(1 for _ in _places_in(told["tree"])) > _MAX_TENSORS:
+        raise ValueError(f"it names more than {_MAX_TENSORS} tensors")
+    names = ("key", "previous", "number", "checksum", "made_from", "needs", "tree")
+    return SegmentFile(path, **{name: told[name] for name in names})
+
+
+def _file_for(file: SegmentFile, key: str, file_of: Callable[[str], SegmentFile]) -> SegmentFile:
+    if key == file.key:
+        return file
+    other = file_of(key)
+    if other.checksum != file.needs.get(key):
+        raise ValueError(f"it was made on top of another {other.path.name}")
+    return other
+
+
+def _mapped(file: SegmentFile, places: list[Place]) -> dict[Place, torch.Tensor]:
+    """Tensors of one file that share its pages with the page cache; on the CPU."""
+    with safe_open(file.tensors_path, framework="pt", device="cpu") as content:
+        held = set(content.keys())
+        for _, name in places:
+            if name not in held:
+                raise ValueError(f"{file.tensors_path.name} has no {name[:80]}")
+        return {place: content.get_tensor(place[1]) for place in places}
+
+
+def _check_rollout(rollout: Rollout, file: SegmentFile) -> None:
+    """Raise ValueError where going on would fail later, and further away."""
+    for name, kind in (("memory", LatentMemory), ("cameras", Cameras), ("grid", LatentGrid)):
+        if not isinstance(getattr(rollout, name), kind):
+            raise ValueError(f"its {name} are no {kind.__name__}")
+    if rollout.segments_done != file.number or len(rollout.plan) < file.number:
+        raise ValueError(f"it should hold {file.number} segments and has {rollout.segments_done}")
+    size = rollout.grid.size_of(rollout.cameras.image_size)
+    for latents in rollout.latents:
+        if latents.ndim != 4 or latents.shape[0] != rollout.grid.channels or tuple(latents.shape[2:]) != size:
+            raise ValueError(f"it holds latents of shape {list(latents.shape)} for pictures of {size} cells")
+    frames = sum(latents.shape[1] for latents in rollout.latents)
+    if len(rollout.cameras) <= (frames - 1) * rollout.grid.temporal_stride:
+        raise ValueError(f"it has {len(rollout.cameras)} cameras for {frames} latent frames")
