@@ -117,11 +117,11 @@ def plain_json(text: str | bytes) -> Any:
 def _header(file: BufferedReader, size: int, max_header: int) -> tuple[Any, int]:
     """The header's JSON, and the byte at which the tensors begin."""
     first = file.read(8)
-    if first[:2] == b"PK" or first[:1] == b"\x80":
-        raise ValueError("it is a pickle or zip archive, which could run code, renamed; only safetensors is read")
     if len(first) < 8:
         raise ValueError(f"it has {size} bytes and is cut short or no safetensors file")
     length = struct.unpack("<Q", first)[0]
+    if length > size - 8 and (first[:2] == b"PK" or first[:1] == b"\x80"):
+        raise ValueError("it is a pickle or zip archive, which could run code, renamed; only safetensors is read")
     if length > size - 8:
         raise ValueError(f"it claims a header of {length} bytes and has {size}: cut short, or no safetensors file")
     if length > max_header:
