@@ -14,6 +14,8 @@ from .film_nodes import DecodeFilm, FilmReport
 from .geometry_nodes import DynamicSkyMask, FramesForDepth, SimpleDepth
 from .loop_nodes import LoopFilm, LoopStep, SegmentLoopEnd, SegmentLoopStart
 from .memory_nodes import InitLatentMemory, ProjectMemory, WriteMemory
+from .metric_nodes import RevisitScore
+from .nano_nodes import NanoSceneWords
 from .path_nodes import LoadCameraPath, SaveCameraPath, WorldScoreMoves
 from .receipt_nodes import CameraReceipt, FilmFrames
 from .scene_routes import add_routes
@@ -50,6 +52,8 @@ NODES: list[type[io.ComfyNode]] = [
     FilmFrames,
     CameraReceipt,
     ExportMemory,
+    RevisitScore,
+    NanoSceneWords,
     StandInText,
 ]
 
