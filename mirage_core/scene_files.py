@@ -16,8 +16,9 @@ from .camera import Cameras
 from .latent_grid import WAN22, LatentGrid
 from .memory import LatentMemory
 from .memory_edits import moved
-from .memory_files import load_with_film, save_memory
+from .memory_files import EXTRA, load_with_film, save_memory
 from .rollout import Rollout, Shot
+from .tensor_files import opened_tensors
 
 _MAX_PLACES = 65  # 17 to 44 MB at the usual sizes
 _TENSORS = {"latents", "cam2world", "intrinsics"}
@@ -109,6 +110,15 @@ def save_scene(rollout: Rollout, path: str | Path, *, provenance: Mapping[str, o
         "intrinsics": cameras.intrinsics,
     }
     save_memory(rollout.memory, path, provenance={**(provenance or {}), "film": film}, tensors=tensors)
+
+
+def has_places(path: str | Path) -> bool:
+    """True for a file with places at which a film can start; reads its header only. False for what is no file."""
+    try:
+        with opened_tensors(path) as file:
+            return any(name.startswith(EXTRA) for name in file.entries)
+    except (ValueError, OSError):
+        return False
 
 
 def load_scene(path: str | Path, *, device: str | torch.device = "cpu") -> KeptScene:

@@ -12,7 +12,9 @@ from .drift_nodes import ColorAnchorNode
 from .export_nodes import ExportMemory
 from .film_nodes import DecodeFilm, FilmReport
 from .geometry_nodes import DynamicSkyMask, FramesForDepth, SimpleDepth
-from .loop_nodes import LoopFilm, LoopStep, SegmentLoopEnd, SegmentLoopStart
+from .loop_nodes import LoopFilm, LoopKeep, LoopStep, LoopTurn, SegmentLoopEnd, SegmentLoopStart
+from .memory_file_nodes import LoadMemory, SaveMemory
+from .memory_library import register_memory_folder
 from .memory_nodes import InitLatentMemory, ProjectMemory, WriteMemory
 from .metric_nodes import RevisitScore
 from .nano_nodes import NanoSceneWords
@@ -21,6 +23,7 @@ from .receipt_nodes import CameraReceipt, FilmFrames
 from .scene_routes import add_routes
 from .segment_nodes import GenerateSegment
 from .stand_in_nodes import StandInText
+from .write_film_nodes import WriteFilm
 
 NODES: list[type[io.ComfyNode]] = [
     InitLatentMemory,
@@ -34,9 +37,12 @@ NODES: list[type[io.ComfyNode]] = [
     WriteMemory,
     SegmentLoopStart,
     SegmentLoopEnd,
+    LoopTurn,
     LoopStep,
+    LoopKeep,
     LoopFilm,
     DecodeFilm,
+    WriteFilm,
     FilmReport,
     LoadMirageAdapter,
     ApplyMirageMemory,
@@ -52,12 +58,15 @@ NODES: list[type[io.ComfyNode]] = [
     FilmFrames,
     CameraReceipt,
     ExportMemory,
+    SaveMemory,
+    LoadMemory,
     RevisitScore,
     NanoSceneWords,
     StandInText,
 ]
 
 register_model_folder()
+register_memory_folder()
 add_routes()
 
 

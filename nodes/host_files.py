@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ _PLAIN = re.compile(r"[A-Za-z0-9 _.,()+=%-]+")
 # Names that Windows gives to devices, with any extension.
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 _MAX_NAME = 200
+_MAX_PATH = 1000
+_ANNOTATIONS = (" [input]", " [output]", " [temp]")  # the host's own, behind a name
 _MAX_LISTED = 2000  # files looked at for a menu: an input folder may be a whole video archive
 
 
@@ -34,19 +37,64 @@ def listed_input(extensions: set[str]) -> list[str]:
 def input_path(name: str) -> Path:
     """A file or folder in the input folder (or, with " [output]" behind its name, in the output folder).
 
-    Raises ValueError for a name that leads elsewhere, holds control characters, or belongs to nothing.
+    Raises ValueError for a name that leads elsewhere, also through a link, that some system reads differently, or that
+    belongs to nothing.
     """
-    if not name.strip() or any(ord(letter) < 32 for letter in name) or not name.isprintable():
-        raise ValueError(f"{name!r} is no file name. Choose a file of ComfyUI's input folder.")
+    plain = next((name.removesuffix(one) for one in _ANNOTATIONS if name.endswith(one)), name)
+    if (problem := name_problem(plain)) is not None:
+        raise ValueError(f"{_shown(name)} is no file name ({problem}). Choose a file of ComfyUI's input folder.")
+    roots = (folder_paths.get_input_directory(), folder_paths.get_output_directory(), folder_paths.get_temp_directory())
+    outside = f"{_shown(name)} lies outside of ComfyUI's input folder. Copy the file into it and choose it there."
     try:
         path = Path(folder_paths.get_annotated_filepath(name))
     except ValueError as error:
-        raise ValueError(
-            f"{name!r} lies outside of ComfyUI's input folder. Copy the file into it and choose it there."
-        ) from error
+        raise ValueError(outside) from error
+    if not any(is_inside(path, Path(root)) for root in roots):
+        raise ValueError(outside)
     if not path.exists():
-        raise ValueError(f"There is no {name!r} in ComfyUI's input folder. Copy it there, or choose another file.")
+        raise ValueError(
+            f"There is no {_shown(name)} in ComfyUI's input folder. Copy it there, or choose another file."
+        )
     return path
+
+
+def name_problem(name: str) -> str | None:
+    """Why a relative path with "/" could lead elsewhere on some system, or None.
+
+    Beside "..": letters that turn a text around or that others read as "/" or ".", names of devices, and ends that
+    Windows drops.
+    """
+    if not name.strip():
+        return "it is empty"
+    if "\0" in name or not name.isprintable():
+        return "it holds letters that cannot be seen"
+    # Full-width and other look-alikes become these letters where names are brought into one form.
+    if any(letter in "/\\.:~" for one in name if one not in "/\\.:~" for letter in unicodedata.normalize("NFKC", one)):
+        return "it holds look-alikes of / and ."
+    if "\\" in name or ":" in name or name.startswith(("/", "~")):
+        return 'it is not a path with "/" inside the folder'
+    if len(name.encode("utf-8", "replace")) > _MAX_PATH:
+        return f"it is longer than {_MAX_PATH} bytes"
+    for part in name.split("/"):
+        if part in ("", ".", "..") or part.strip(" ") != part or part.endswith("."):
+            return 'a part of it is empty, "..", or has a space or full stop at its end'
+        if _DEVICES.fullmatch(part):
+            return "a part of it is the name of a device"
+        if len(part.encode("utf-8", "replace")) > _MAX_NAME:
+            return f"a part of it is longer than {_MAX_NAME} bytes"
+    return None
+
+
+def is_inside(path: Path, root: Path) -> bool:
+    """True when a path, all links followed, lies in a folder."""
+    try:
+        return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+    except OSError:
+        return False
+
+
+def _shown(name: str) -> str:
+    return repr(name[:80])
 
 
 def input_problem(name: str) -> str | None:
@@ -73,16 +121,18 @@ def output_path(prefix: str, extension: str) -> Path:
     prefix: may name subfolders with "/", and the host's %year%, %month%, %day%, %hour%, %minute%, %second%.
     extension: ".ply", or "" for a folder.
 
-    Raises ValueError for an absolute path, "..", an empty part, and letters other than plain ones.
+    Raises ValueError for an absolute path, "..", an empty part, letters that are not plain, and a link that leads out.
     """
     parts = prefix.split("/")
-    for part in parts:
-        if not _PLAIN.fullmatch(part) or part.strip(" .") != part or _DEVICES.fullmatch(part) or len(part) > _MAX_NAME:
-            raise ValueError(
-                f"{prefix!r} is no name for a file in the output folder. Use letters from a to z, digits, spaces and "
-                '_ - . ( ), and "/" between folders, such as "cameras/flight".'
-            )
-    folder, name, number, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
+    if len(prefix) > _MAX_PATH or any(not _PLAIN.fullmatch(part) or name_problem(part) is not None for part in parts):
+        raise ValueError(
+            f"{_shown(prefix)} is no name for a file in the output folder. Use letters from a to z, digits, spaces "
+            'and _ - . ( ), and "/" between folders, such as "cameras/flight".'
+        )
+    root = Path(folder_paths.get_output_directory())
+    if not is_inside(root / prefix, root):
+        raise ValueError(f"{prefix!r} leads outside the output folder through a link. Choose another name.")
+    folder, name, number, _, _ = folder_paths.get_save_image_path(prefix, str(root))
     return Path(folder) / f"{name}_{number:05}{extension}"
 
 
