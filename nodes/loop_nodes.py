@@ -1,38 +1,33 @@
-"""Segment Loop Start / End: the nodes between them run once per segment.
+"""Segment Loop Start / End: the nodes between them run once per segment, and no finished segment is made twice.
 
-End clones the body once per segment in one flat expansion and chains the carried memory by links, so that each
-segment's nodes have their own place in the host's cache and its own seed and prompt are literals there. The body stays
-on the canvas; its originals never run (Start blocks them), only the clones do.
+End expands into one Turn per segment, chained by the memory. A Turn whose segment is kept gives that; any other expands
+into a copy of the body with the turn's own seed and prompt as literals, whose result is kept. The body stays on the
+canvas; its originals never run (Start blocks them), only the copies do.
 """
 
 from __future__ import annotations
 
-import importlib
-import math
-from dataclasses import dataclass
-from typing import Any
+import logging
 
+import folder_paths
 from comfy_api.latest import io
-from comfy_execution.graph_utils import ExecutionBlocker, GraphBuilder, is_link
+from comfy_execution.graph_utils import ExecutionBlocker, GraphBuilder
+from comfy_execution.utils import get_executing_context
+from server import PromptServer
 
 from ..mirage_core.rollout import Rollout
+from ..mirage_core.rollout_files import content_key
+from . import loop_body
+from .host_cache import forget_outputs
 from .host_latents import to_host
+from .loop_body import END_ID, START_ID, body_of, copied_body, outside_links, paired_start, result_link
+from .loop_run import LoopOrder, LoopRun, running, started
+from .loop_turns import MAX_SEGMENTS, SEED_RANGE, count_segments, directed, loop_turns
+from .segment_keys import graph_parts
+from .segment_store import GIB, SegmentStore, check_run_name, film_folder, film_root
 from .sockets import MirageLoop, MirageMemory, MiragePath
 
-START_ID, END_ID, STEP_ID, FILM_ID = "MirageLoopStart", "MirageLoopEnd", "MirageLoopStep", "MirageLoopFilm"
-MAX_SEGMENTS = 1000
-_SEED_RANGE = 2**64
-# Outputs of Start, by position.
-_LOOP, _MEMORY, _PROMPT, _SEED, _INDEX, _STRENGTH = range(6)
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What is different in each turn of a loop."""
-
-    seed: int
-    prompt: str
-    strength: float
+TURN_ID, STEP_ID, KEEP_ID, FILM_ID = "MirageLoopTurn", "MirageLoopStep", "MirageLoopKeep", "MirageLoopFilm"
 
 
 class SegmentLoopStart(io.ComfyNode):
@@ -43,7 +38,7 @@ class SegmentLoopStart(io.ComfyNode):
             display_name="Segment Loop Start",
             category="Mirage",
             description="Everything between here and Segment Loop End is done once per segment of the film.",
-            search_aliases=["loop", "for each", "iterate", "segments"],
+            search_aliases=["loop", "for each", "iterate", "segments", "resume"],
             inputs=[
                 MirageMemory.Input("memory", tooltip="From Init Latent Memory, or a film you want to go on with."),
                 MiragePath.Input(
@@ -58,7 +53,7 @@ class SegmentLoopStart(io.ComfyNode):
                     max=MAX_SEGMENTS,
                     tooltip="How many segments to make. 0 films the path to its end. A path shorter than this is an error.",
                 ),
-                io.Int.Input("seed", default=0, min=0, max=_SEED_RANGE - 1, control_after_generate=True, tooltip="Seed of the first segment."),
+                io.Int.Input("seed", default=0, min=0, max=SEED_RANGE - 1, control_after_generate=True, tooltip="Seed of the first segment."),
                 io.Combo.Input(
                     "seed_mode",
                     options=["increment", "fixed", "random"],
@@ -80,6 +75,32 @@ class SegmentLoopStart(io.ComfyNode):
                     tooltip="How strongly each segment obeys the memory: numbers separated by spaces or commas; the last serves "
                     "all further segments. Only used where strength is connected to Generate Segment.",
                 ),
+                io.Combo.Input(
+                    "keep",
+                    options=["on", "off"],
+                    default="on",
+                    optional=True,
+                    tooltip="on: each finished segment is kept in output/mirage, and queueing again goes on at the first one that is "
+                    "missing or that you have changed, also after a crash. off: all segments are made again each time.",
+                ),
+                io.String.Input(
+                    "run",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Name of the folder in output/mirage that keeps the segments. Empty: one folder per start picture, by itself.",
+                ),
+                io.Float.Input(
+                    "quota",
+                    default=20.0,
+                    min=0.1,
+                    max=100000.0,
+                    step=1.0,
+                    optional=True,
+                    advanced=True,
+                    tooltip="GiB that kept segments of all films may take. Beyond it, those not used for longest are deleted; never "
+                    "those of a film being made.",
+                ),
             ],
             outputs=[
                 MirageLoop.Output(display_name="loop", tooltip="Connect to loop on Segment Loop End; this wire pairs the two."),
@@ -89,17 +110,19 @@ class SegmentLoopStart(io.ComfyNode):
                 io.Int.Output(display_name="index", tooltip="Number of this segment in the loop, from 0."),
                 io.Float.Output(display_name="strength", tooltip="The strength of this segment; connect to Generate Segment."),
             ],
-            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, memory, segments, seed, seed_mode, prompts, strengths="1", path=None) -> io.NodeOutput:
-        count = segments or len(_redirected(memory, path).plan) - memory.segments_done
-        turns = loop_turns(count, seed, seed_mode, prompts, strengths)
-        if cls.hidden.dynprompt.get_parent_node_id(cls.hidden.unique_id) is None:
-            # On the canvas only the pairing wire carries a value: a preview in the body must not run a stray segment.
-            return io.NodeOutput(turns, *[ExecutionBlocker(None)] * 5)
-        return io.NodeOutput(turns, memory, turns[0].prompt, seed, 0, turns[0].strength)
+    def execute(
+        cls, memory, segments, seed, seed_mode, prompts, strengths="1", path=None, keep="on", run="", quota=20.0
+    ) -> io.NodeOutput:  # fmt: skip
+        run = run.strip()
+        check_run_name(run)
+        memory = directed(memory, path)
+        turns = loop_turns(count_segments(memory, segments), seed, seed_mode, prompts, strengths)
+        order = LoopOrder(memory, turns, keep == "on", run, int(quota * GIB))
+        # Only the pairing wire carries a value: a preview in the body must not run a stray segment.
+        return io.NodeOutput(order, *[ExecutionBlocker(None)] * 5)
 
 
 class SegmentLoopEnd(io.ComfyNode):
@@ -110,14 +133,15 @@ class SegmentLoopEnd(io.ComfyNode):
             display_name="Segment Loop End",
             category="Mirage",
             description="Runs the nodes since Segment Loop Start once per segment and gives the finished film.",
-            search_aliases=["loop", "end loop", "iterate", "segments"],
+            search_aliases=["loop", "end loop", "iterate", "segments", "resume"],
             inputs=[
-                MirageLoop.Input("loop", lazy=True, tooltip="From Segment Loop Start."),
+                MirageLoop.Input("loop", tooltip="From Segment Loop Start."),
                 MirageMemory.Input("memory", lazy=True, tooltip="The memory after the segment: from Write Memory."),
             ],
             outputs=[
                 MirageMemory.Output(display_name="memory", tooltip="The memory after the last segment, with the film in it."),
                 io.Latent.Output(display_name="film", tooltip="All frames of the film as one LATENT."),
+                io.String.Output(display_name="report", tooltip="Which segments were there already, which were made, and why."),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             enable_expand=True,
@@ -125,29 +149,94 @@ class SegmentLoopEnd(io.ComfyNode):
 
     @classmethod
     def check_lazy_status(cls, loop=None, memory=None) -> list[str]:
-        """Ask for the pairing wire only when Start has to count the segments; the body must never run on the canvas.
-
-        With typed-in settings nothing runs before End, so that after an edit the host still has the untouched segments.
-        """
-        prompt = cls.hidden.dynprompt
-        settings = prompt.get_node(_paired_start(prompt, cls.hidden.unique_id))["inputs"]
-        return ["loop"] if loop is None and _typed_turns(settings) is None else []
+        """The body must never run on the canvas, so its memory is never asked for."""
+        return []
 
     @classmethod
-    def execute(cls, loop=None, memory=None) -> io.NodeOutput:
+    def execute(cls, loop: LoopOrder, memory=None) -> io.NodeOutput:
         prompt, end = cls.hidden.dynprompt, cls.hidden.unique_id
-        start = _paired_start(prompt, end)
-        settings = prompt.get_node(start)["inputs"]
-        turns = loop if loop is not None else _typed_turns(settings) or ()
+        start = paired_start(prompt, end)
+        run = _opened(prompt, loop, start=start, end=end)
+        report = run.begin()
+        logging.info("Mirage: %s", report)
+        _show(report, prompt.get_display_node_id(end))
         graph = GraphBuilder()
-        carried = _unrolled(prompt, graph, start=start, end=end, turns=turns)
-        film = graph.node(FILM_ID, "film", memory=carried)
+        links = outside_links(prompt, body_of(prompt, start, end), start, end)
+        carried = None
+        for index in range(len(loop.turns)):
+            turn = graph.node(TURN_ID, f"turn{index}", run=run.id, index=index, end=end)
+            turn.set_override_display_id(end)
+            turn.set_input("memory", carried)
+            for number, link in enumerate(links):
+                turn.set_input(f"outside{number}", link)
+            carried = turn.out(0)
+        film = graph.node(
+            FILM_ID, "film", memory=carried, run=run.id, is_joined=_is_used(prompt, end, 1), report=report
+        )
         film.set_override_display_id(end)
-        return io.NodeOutput(carried, film.out(0), expand=graph.finalize())
+        return io.NodeOutput(carried, film.out(0), film.out(1), expand=graph.finalize())
+
+
+class LoopTurn(io.ComfyNode):
+    """Inside an unrolled loop: one segment, as it is kept or as the body makes it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id=TURN_ID,
+            display_name="Segment Loop Turn",
+            category="Mirage/internal",
+            description="Made by Segment Loop End; not for the canvas.",
+            is_dev_only=True,
+            inputs=[
+                io.String.Input("run", tooltip="The loop's own number."),
+                io.Int.Input("index", tooltip="The turn, from 0."),
+                io.String.Input("end", tooltip="Node id of Segment Loop End."),
+                MirageMemory.Input("memory", optional=True, tooltip="The memory before the segment; on the first turn the loop's own."),
+            ],
+            outputs=[MirageMemory.Output(display_name="memory", tooltip="The memory after the segment.")],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
+            enable_expand=True,
+            # The body's inputs from outside: a turn that has them cannot lose them when the host frees RAM.
+            accept_all_inputs=True,
+            is_input_list=True,
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, run, index, end, memory=None, **outside) -> io.NodeOutput:
+        loop, at, end = running(run[0]), index[0], end[0]
+        forget_outputs(loop.copies)
+        before = memory[0] if memory else loop.memory
+        if isinstance(before, ExecutionBlocker):
+            return io.NodeOutput(before)
+        kept = loop.reused(at, before)
+        if kept is not None:
+            return io.NodeOutput(kept)
+        prompt = cls.hidden.dynprompt
+        start = paired_start(prompt, end)
+        graph = GraphBuilder(prefix=f"{end}.0.0.i{at}.")
+        step = graph.node(STEP_ID, "step", run=run[0], index=at)
+        step.set_override_display_id(start)
+        loop.before = before
+        turn = loop.order.turns[at]
+        outputs = {
+            loop_body.MEMORY: step.out(0),
+            loop_body.PROMPT: turn.prompt,
+            loop_body.SEED: turn.seed,
+            loop_body.INDEX: at,
+            loop_body.STRENGTH: turn.strength,
+        }
+        body = body_of(prompt, start, end)
+        result = copied_body(prompt, graph, body, start=start, end=end, outputs=outputs)
+        keep = graph.node(KEEP_ID, "keep", run=run[0], index=at, memory=result)
+        keep.set_override_display_id(end)
+        copies = graph.finalize()
+        loop.copies = [*loop.copies, *copies]
+        return io.NodeOutput(keep.out(0), expand=copies)
 
 
 class LoopStep(io.ComfyNode):
-    """Inside an unrolled loop: hands on the memory, and checks that this segment can be made at all."""
+    """Inside an unrolled loop: the memory before the segment."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -158,27 +247,43 @@ class LoopStep(io.ComfyNode):
             description="Made by Segment Loop End; not for the canvas.",
             is_dev_only=True,
             inputs=[
-                MirageMemory.Input("memory", tooltip="The memory before the segment."),
-                MiragePath.Input("path", optional=True, tooltip="The loop's own path, on its first segment."),
-                io.Int.Input("remaining", default=1, min=0, max=MAX_SEGMENTS, tooltip="Segments still to make, this one included."),
+                io.String.Input("run", tooltip="The loop's own number."),
+                io.Int.Input("index", tooltip="The turn, from 0."),
             ],
             outputs=[MirageMemory.Output(display_name="memory", tooltip="The memory before the segment.")],
-        )  # fmt: skip
+        )
 
     @classmethod
-    def execute(cls, memory, remaining, path=None) -> io.NodeOutput:
-        memory = _redirected(memory, path)
-        left = len(memory.plan) - memory.segments_done
-        if remaining > left:
-            raise ValueError(
-                f"The camera path has {left} segments left ({len(memory.cameras)} frames in all), and {remaining} are to "
-                "be made. Make the path longer, or use fewer segments on Segment Loop Start."
-            )
-        return io.NodeOutput(memory)
+    def execute(cls, run, index) -> io.NodeOutput:
+        return io.NodeOutput(running(run).before)
+
+
+class LoopKeep(io.ComfyNode):
+    """Inside an unrolled loop: keeps what the body has made."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id=KEEP_ID,
+            display_name="Segment Loop Keep",
+            category="Mirage/internal",
+            description="Made by Segment Loop End; not for the canvas.",
+            is_dev_only=True,
+            inputs=[
+                io.String.Input("run", tooltip="The loop's own number."),
+                io.Int.Input("index", tooltip="The turn, from 0."),
+                MirageMemory.Input("memory", tooltip="The memory after the segment."),
+            ],
+            outputs=[MirageMemory.Output(display_name="memory", tooltip="The same, kept on disk.")],
+        )
+
+    @classmethod
+    def execute(cls, run, index, memory: Rollout) -> io.NodeOutput:
+        return io.NodeOutput(running(run).keep(index, memory))
 
 
 class LoopFilm(io.ComfyNode):
-    """At the end of an unrolled loop: the film as a LATENT."""
+    """At the end of an unrolled loop: the film as a LATENT, if anybody wants it."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -188,156 +293,45 @@ class LoopFilm(io.ComfyNode):
             category="Mirage/internal",
             description="Made by Segment Loop End; not for the canvas.",
             is_dev_only=True,
-            inputs=[MirageMemory.Input("memory", tooltip="The memory after the last segment.")],
-            outputs=[io.Latent.Output(display_name="film", tooltip="All frames of the film as one LATENT.")],
+            inputs=[
+                MirageMemory.Input("memory", tooltip="The memory after the last segment."),
+                io.String.Input("run", tooltip="The loop's own number."),
+                io.Boolean.Input("is_joined", tooltip="Whether the film is wanted as one LATENT."),
+                io.String.Input("report", tooltip="What the loop did."),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="film", tooltip="All frames of the film as one LATENT."),
+                io.String.Output(display_name="report", tooltip="What the loop did."),
+            ],
         )
 
     @classmethod
-    def execute(cls, memory) -> io.NodeOutput:
-        return io.NodeOutput({"samples": to_host(memory.film)})
+    def execute(cls, memory: Rollout, run, is_joined, report) -> io.NodeOutput:
+        loop = running(run)
+        forget_outputs(loop.copies)
+        loop.finish()
+        film = {"samples": to_host(memory.film)} if is_joined else ExecutionBlocker(None)
+        return io.NodeOutput(film, report)
 
 
-def prompt_of(prompts: str, index: int) -> str:
-    """The prompt of segment `index`: one line per segment, empty lines repeat the one before, the last serves the rest."""
-    lines = prompts.splitlines() or [""]
-    for line in reversed(lines[: index + 1]):
-        if line.strip():
-            return line.strip()
-    return ""
+def _opened(prompt, order: LoopOrder, *, start: str, end: str) -> LoopRun:
+    """The run of a loop, with the keys of all its segments."""
+    made_start = graph_parts(prompt, prompt.get_node(start)["inputs"]["memory"])
+    body = graph_parts(prompt, result_link(prompt, end), start=start)
+    start_key, store = content_key(order.memory), None
+    if order.is_keeping:
+        root = film_root(folder_paths.get_output_directory())
+        store = SegmentStore(root, film_folder(root, order.run, start_key))
+    context = get_executing_context()
+    return started(LoopRun(order, start_key, made_start, body, store, prompt=context.prompt_id if context else ""))
 
 
-def seed_of(seed: int, mode: str, index: int) -> int:
-    """The seed of segment `index`; the same on every machine."""
-    if mode == "fixed" or index == 0:
-        return seed
-    if mode == "increment":
-        return (seed + index) % _SEED_RANGE
-    mixed = (seed + index * 0x9E3779B97F4A7C15) % _SEED_RANGE  # splitmix64 (Steele, Lea, Flood 2014)
-    mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9 % _SEED_RANGE
-    mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EB % _SEED_RANGE
-    return mixed ^ (mixed >> 31)
+def _is_used(prompt, end: str, output: int) -> bool:
+    """Whether something is connected to an output of Segment Loop End."""
+    return any([end, output] in loop_body.links_of(prompt, node).values() for node in prompt.all_node_ids())
 
 
-def strength_of(strengths: str, index: int) -> float:
-    """The strength of segment `index`; the last number serves the rest. Raises ValueError for what is no number >= 0."""
-    words = strengths.replace(",", " ").split() or ["1"]
-    word = words[min(index, len(words) - 1)]
-    try:
-        strength = float(word)
-    except ValueError:
-        strength = math.nan
-    if not (math.isfinite(strength) and strength >= 0):
-        raise ValueError(
-            f"strengths has {word!r} for segment {index + 1}; it needs numbers from 0 up, such as 1 0.8 0.5."
-        )
-    return strength
-
-
-def loop_turns(count: int, seed: int, seed_mode: str, prompts: str, strengths: str = "1") -> tuple[Turn, ...]:
-    """What differs in every turn of a loop. Raises ValueError for no segments, or more than a loop can hold."""
-    if not 1 <= count <= MAX_SEGMENTS:
-        raise ValueError(
-            f"The loop has {count} segments; it needs 1 to {MAX_SEGMENTS}. "
-            "When the path is filmed to its end, connect a new path to Segment Loop Start."
-        )
-    return tuple(
-        Turn(seed_of(seed, seed_mode, index), prompt_of(prompts, index), strength_of(strengths, index))
-        for index in range(count)
-    )
-
-
-def _typed_turns(settings: dict) -> tuple[Turn, ...] | None:
-    """The turns when all settings of Start are typed in, or None when one is connected or the path has to be counted."""
-    names = ("segments", "seed", "seed_mode", "prompts", "strengths")
-    typed: dict[str, Any] = {"strengths": "1"} | {name: settings[name] for name in names if name in settings}
-    if any(is_link(value) for value in typed.values()) or not typed.get("segments"):
-        return None
-    return loop_turns(typed.pop("segments"), **typed)
-
-
-def _redirected(memory: Rollout, path) -> Rollout:
-    if path is None:
-        return memory
-    if path.image_size != memory.cameras.image_size:
-        raise ValueError(
-            f"The loop's path is {path.image_size[1]}x{path.image_size[0]} pixels, the film "
-            f"{memory.cameras.image_size[1]}x{memory.cameras.image_size[0]}. Use the film's size on Camera Path."
-        )
-    here = memory.filmed_cameras().intrinsics[-1]
-    return memory.redirected(path.cameras(intrinsics=here, unit_length=memory.unit_length))
-
-
-def _paired_start(prompt, end: str) -> str:
-    link = prompt.get_node(end)["inputs"].get("loop")
-    if not is_link(link) or prompt.get_node(link[0])["class_type"] != START_ID:
-        raise ValueError(
-            "Segment Loop End is not paired. Connect loop of Segment Loop Start to it; a bypassed or muted Start breaks the pair."
-        )
-    return link[0]
-
-
-def _unrolled(prompt, graph: GraphBuilder, *, start: str, end: str, turns: tuple[Turn, ...]) -> list:
-    """Add one copy of the body per turn to `graph`, chained by the memory; returns the link to the last memory."""
-    settings = prompt.get_node(start)["inputs"]
-    carried, result = settings["memory"], prompt.get_node(end)["inputs"].get("memory")
-    if not is_link(result):
-        raise ValueError("Segment Loop End has no memory. Connect the memory that Write Memory gives to it.")
-    body = _body(prompt, start, end)
-    for index, turn in enumerate(turns):
-        step = graph.node(STEP_ID, f"i{index}.step", memory=carried, remaining=len(turns) - index)
-        if index == 0 and "path" in settings:
-            step.set_input("path", settings["path"])
-        step.set_override_display_id(start)
-        outputs = {
-            _MEMORY: step.out(0),
-            _PROMPT: turn.prompt,
-            _SEED: turn.seed,
-            _INDEX: index,
-            _STRENGTH: turn.strength,
-        }
-        clones = {node: graph.node(prompt.get_node(node)["class_type"], f"i{index}.{node}") for node in body}
-
-        def moved(value, clones=clones, outputs=outputs):
-            if not is_link(value):
-                return value
-            if value[0] == start:
-                return outputs[value[1]]
-            return clones[value[0]].out(value[1]) if value[0] in clones else value
-
-        for node, clone in clones.items():
-            clone.set_override_display_id(node)
-            for name, value in prompt.get_node(node)["inputs"].items():
-                clone.set_input(name, moved(value))
-        carried = moved(result)
-    return carried
-
-
-def _body(prompt, start: str, end: str) -> list[str]:
-    """Nodes to repeat: what Start feeds, as far as End's memory or an output node inside the loop needs it."""
-    # The host's registry, complete only after all packs are loaded; our own folder has the same name for a type checker.
-    known = importlib.import_module("nodes").NODE_CLASS_MAPPINGS
-    ids = list(prompt.all_node_ids())
-    sources = {i: [v[0] for v in prompt.get_node(i).get("inputs", {}).values() if is_link(v)] for i in ids}
-
-    def reach(seeds: set[str], neighbours) -> set[str]:
-        seen, stack = set(), list(seeds)
-        while stack:
-            node = stack.pop()
-            if node not in seen:
-                seen.add(node)
-                stack.extend(neighbours(node))
-        return seen
-
-    consumers: dict[str, list[str]] = {i: [] for i in ids}
-    for node, feeding in sources.items():
-        for source in feeding:
-            consumers[source].append(node)
-    downstream = reach({start}, lambda node: [] if node == end else consumers[node]) - {start, end}
-    after_end = reach({end}, lambda node: consumers[node])
-    inside = downstream - after_end
-    result = prompt.get_node(end)["inputs"].get("memory")
-    is_output = {
-        node for node in inside if getattr(known.get(prompt.get_node(node)["class_type"]), "OUTPUT_NODE", False)
-    }
-    wanted = reach(is_output | ({result[0]} if is_link(result) else set()), lambda node: sources[node])
-    return sorted(wanted & inside)
+def _show(text: str, node: str) -> None:
+    server = getattr(PromptServer, "instance", None)
+    if server is not None:
+        server.send_progress_text(text, node)

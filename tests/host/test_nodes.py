@@ -35,8 +35,8 @@ def bench(host, pack, tmp_path_factory):
         write=pack("memory_nodes").WriteMemory,
         generate=pack("segment_nodes").GenerateSegment,
         start=pack("loop_nodes").SegmentLoopStart,
-        step=pack("loop_nodes").LoopStep,
-        loop=pack("loop_nodes"),
+        loop=pack("loop_turns"),
+        latents=pack("host_latents"),
         film=pack("film_nodes"),
         vae=vae,
         model=model,
@@ -119,7 +119,7 @@ def test_strength_zero_ignores_the_memory(bench):
 def test_the_first_latent_of_a_segment_is_the_last_of_the_film_bit_for_bit(bench):
     memory = started(bench)
     segment = generated(bench, memory)
-    assert torch.equal(segment["samples"][:, :, :1], bench.loop.to_host(memory.overlap))
+    assert torch.equal(segment["samples"][:, :, :1], bench.latents.to_host(memory.overlap))
 
 
 def test_a_segment_ends_on_the_end_image(bench):
@@ -197,7 +197,7 @@ def test_a_loop_goes_on_along_a_new_path_from_where_the_film_is(bench):
     memory = started(bench)
     segment = generated(bench, memory)
     filmed = run(bench.write, memory=memory, segment=segment)[0]
-    onward = run(bench.step, memory=filmed, remaining=1, path=path_of(bench, preset="pan_left"))[0]
+    onward = bench.loop.directed(filmed, path_of(bench, preset="pan_left"))
     assert len(onward.plan) == 2 and onward.segments_done == 1 and len(onward.cameras) == 17
     assert torch.allclose(onward.cameras.cam2world[8], filmed.cameras.cam2world[8])
 
@@ -255,7 +255,7 @@ def test_a_path_that_cannot_be_filmed_is_refused(bench, changes, words):
 
 def test_a_path_shorter_than_the_film_is_refused(bench):
     with pytest.raises(ValueError, match="camera path has 1 segments left"):
-        run(bench.step, memory=started(bench), remaining=3)
+        bench.loop.count_segments(started(bench), 3)
 
 
 def test_a_finished_path_cannot_be_filmed_further(bench):
