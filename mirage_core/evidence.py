@@ -48,6 +48,7 @@ class Evidence:
     scores: by source (see SOURCES), each [frames rows columns] uint8, 255 = certain, of the working size.
     image_size: (height, width) of the frames themselves.
     notes: one sentence per source that could not be asked, and why.
+    stride: pixel frames from one frame to the next; 4 where there is one frame per latent frame.
 
     Raises ValueError for an unknown source, and for scores of another shape or type.
     """
@@ -56,6 +57,7 @@ class Evidence:
     image_size: tuple[int, int]
     scores: dict[str, torch.Tensor]
     notes: tuple[str, ...] = ()
+    stride: int = 1
 
     def __post_init__(self) -> None:
         shape = (self.frames, *self.size)
@@ -189,10 +191,14 @@ def thin_score(depth: torch.Tensor, *, width: int) -> torch.Tensor:
     depth: [frames H W]; unknown pixels count as infinitely far.
     """
     inverse = torch.where(torch.isfinite(depth) & (depth > 0), 1 / depth, 0.0)[:, None]
-    # The nearest surface that is at least `width` wide: what remains after the narrow has been worn off.
     side = max(2, width) | 1
-    worn = -functional.max_pool2d(-inverse, side, stride=1, padding=side // 2)
-    behind = functional.max_pool2d(worn, side, stride=1, padding=side // 2)[:, 0]
+    # The nearest surface that is at least `width` wide: what remains after the narrow has been worn off. The picture's
+    # border goes on, or what is cut off there would be narrow.
+    beyond = functional.pad(inverse, [side] * 4, mode="replicate")
+    worn = -functional.max_pool2d(-beyond, side, stride=1)
+    behind = functional.max_pool2d(worn, side, stride=1)
+    cut = (behind.shape[2] - inverse.shape[2]) // 2, (behind.shape[3] - inverse.shape[3]) // 2
+    behind = behind[:, 0, cut[0] : cut[0] + inverse.shape[2], cut[1] : cut[1] + inverse.shape[3]]
     inverse = inverse[:, 0]
     ahead = torch.where(behind > 0, (inverse / behind - 1).clamp_min(0), 0.0)
     return ahead / (ahead + LIKELY_THIN)
