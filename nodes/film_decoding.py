@@ -6,13 +6,13 @@ import hashlib
 import weakref
 from collections.abc import Iterator
 
-import comfy.ldm.wan.vae2_2
 import comfy.model_management
 import comfy.taesd.taehv
 import torch
 
-from ..mirage_core.film import TAEHV_CONTEXT, piece_key, window
+from ..mirage_core.film import TAEHV_CONTEXT, WAN22_CONTEXT, piece_key, window
 from ..mirage_core.rollout import Rollout
+from .film_wan22 import end_decoder, is_wan22
 from .host_latents import to_host
 
 _OTHER_CONTEXT = 8
@@ -42,17 +42,22 @@ def decoded_pieces(memory: Rollout, vae, first: int = 0, *, tile_size: int = 0) 
     A piece is decoded together with the latents before it that its frames depend on, and those frames are thrown away:
     a causal VAE that starts cold shows a seam. The frames of a piece do not depend on `first`.
     """
-    stride, context = memory.grid.temporal_stride, context_of(vae)
+    stride, context = memory.grid.temporal_stride, context_of(vae, tile_size)
     for piece in range(first, len(memory.latents)):
         comfy.model_management.throw_exception_if_processing_interrupted()
         latents = window(memory.latents, piece, context)
-        count = memory.latents[piece].shape[1] * stride if piece else 1
-        yield _decoded(vae, latents, tile_size)[-count:]
+        count = memory.latents[piece].shape[1]
+        yield _decoded(vae, latents, count, tile_size)[-(count * stride if piece else 1) :]
 
 
-def context_of(vae) -> int:
-    """Latent frames before a piece that are decoded with it."""
-    return TAEHV_CONTEXT if isinstance(vae.first_stage_model, comfy.taesd.taehv.TAEHV) else _OTHER_CONTEXT
+def context_of(vae, tile_size: int = 0) -> int:
+    """Latent frames before a piece that are decoded with it: as many as its frames depend on.
+
+    In tiles the Wan2.2 VAE gets as many as others do, since a tile decodes all of them.
+    """
+    if isinstance(vae.first_stage_model, comfy.taesd.taehv.TAEHV):
+        return TAEHV_CONTEXT
+    return WAN22_CONTEXT if is_wan22(vae.first_stage_model) and not tile_size else _OTHER_CONTEXT
 
 
 def vae_fingerprint(vae) -> str:
@@ -66,11 +71,14 @@ def vae_fingerprint(vae) -> str:
     return _fingerprints[model]
 
 
-def _decoded(vae, latents: torch.Tensor, tile_size: int) -> torch.Tensor:
+def _decoded(vae, latents: torch.Tensor, count: int, tile_size: int) -> torch.Tensor:
+    """Frames of at least the last `count` latent frames."""
     samples = to_host(latents)
     if tile_size:
         tile = max(2, tile_size // 16)
         frames = vae.decode_tiled(samples, tile_x=tile, tile_y=tile, overlap=max(1, tile // 4))
+    elif is_wan22(vae.first_stage_model):
+        frames = end_decoder(vae, count, (latents.shape[2], latents.shape[3])).decode(samples)
     else:
         frames = vae.decode(samples)
     return frames[0].cpu().float()

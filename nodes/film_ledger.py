@@ -96,10 +96,10 @@ def load_ledger(film: Path) -> Ledger | None:
 
 
 def known_films(new: Path, settings: dict[str, Any], keys: list[str]) -> list[tuple[int, Path, Ledger]]:
-    """Films of the same name and settings that begin as a memory does, those that share most first, of equals the shorter.
+    """Films of the same name and settings that begin as a memory does: those that share most first.
 
     new: the next free place for a film, name_00007.mp4.  keys: of the memory's pieces.
-    Returns (pieces in common, film, its ledger).
+    Returns (pieces in common, film, its ledger); of those that share the same, the shorter first.
     """
     name = new.stem.rpartition("_")[0]
     settings = json.loads(json.dumps(settings))

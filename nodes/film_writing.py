@@ -54,7 +54,8 @@ def write_film(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     keys = film_keys(memory)
-    settings = new(path).settings() | {"vae": vae_fingerprint(vae), "context": context_of(vae), "tile_size": tile_size}
+    decoding = {"vae": vae_fingerprint(vae), "context": context_of(vae, tile_size), "tile_size": tile_size}
+    settings = new(path).settings() | decoding
     film, ledger, kept = new(path), Ledger(settings), 0
     with sole_writer(path.parent):
         _swept(path)
