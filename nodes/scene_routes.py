@@ -6,18 +6,14 @@ written to disk, and only pages of this server are answered. Every error is JSON
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import math
 import struct
-from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
-import torch
 from aiohttp import web
 from PIL import Image
 from server import PromptServer
@@ -31,13 +27,11 @@ from ..mirage_core.segments import plan_segments
 from ..mirage_core.zbuffer import project
 from .camera_nodes import CameraPathNode, ordered_shot
 from .memory_nodes import view_picture
+from .route_answers import answered, asked, run
 from .scenes import SCENES, Scene, colored_points
 
-MAX_BYTES = 4_000_000  # 10 000 keyframes written with all their digits
 ASSUMED_FOV = 55.0  # until a geometry model has seen the picture
 SCENE_CHANGED = "mirage.scene"
-
-Answer = Callable[[web.Request], Awaitable[web.Response]]
 
 # One heavy question at a time, so that an editor never takes more than one core from a film in the making.
 _heavy = ThreadPoolExecutor(1, thread_name_prefix="mirage-scene")
@@ -48,32 +42,12 @@ def add_routes() -> None:
     server = getattr(PromptServer, "instance", None)
     if server is None:
         return
-    server.routes.get("/mirage/scenes")(_answered(_scenes))
-    server.routes.get("/mirage/points")(_answered(_points))
-    server.routes.post("/mirage/path")(_answered(_path))
-    server.routes.post("/mirage/view")(_answered(_view))
-    server.routes.post("/mirage/preflight")(_answered(_preflight))
+    server.routes.get("/mirage/scenes")(answered(_scenes))
+    server.routes.get("/mirage/points")(answered(_points))
+    server.routes.post("/mirage/path")(answered(_path))
+    server.routes.post("/mirage/view")(answered(_view))
+    server.routes.post("/mirage/preflight")(answered(_preflight))
     SCENES.listeners.append(lambda scene: server.send_sync(SCENE_CHANGED, _described(scene)))
-
-
-def is_same_origin(request: web.BaseRequest) -> bool:
-    """True for questions of this server's own pages, and of programs, which send neither header."""
-    if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
-        return False
-    origin = request.headers.get("Origin")
-    return origin is None or urlsplit(origin).netloc.lower() == request.host.lower()
-
-
-def _answered(answer: Answer) -> Answer:
-    async def handler(request: web.Request) -> web.Response:
-        if not is_same_origin(request):
-            return web.json_response({"error": "Only pages of this ComfyUI may ask for its scenes."}, status=403)
-        try:
-            return await answer(request)
-        except ValueError as error:
-            return web.json_response({"error": str(error)}, status=400)
-
-    return handler
 
 
 async def _scenes(request: web.Request) -> web.Response:
@@ -83,30 +57,30 @@ async def _scenes(request: web.Request) -> web.Response:
 async def _points(request: web.Request) -> web.Response:
     """uint32 n, then float32 n x 3 positions and n footprints, then uint8 n x 3 colours; all little-endian."""
     scene = SCENES.get(request.query.get("scene", ""))
-    points = await _run(_heavy, colored_points, scene.rollout.memory)
+    points = await run(_heavy, colored_points, scene.rollout.memory)
     numbers = [one.numpy().astype("<f4").tobytes() for one in (points.positions, points.footprints)]
     body = [struct.pack("<I", len(points.positions)), *numbers, points.colors.numpy().tobytes()]
     return web.Response(body=b"".join(body), content_type="application/octet-stream")
 
 
 async def _path(request: web.Request) -> web.Response:
-    asked = await _asked(request)
-    return web.json_response(await _run(None, _sampled, _shot(asked), _scene(asked), _from_here(asked)))
+    question = await asked(request)
+    return web.json_response(await run(None, _sampled, _shot(question), _scene(question), _from_here(question)))
 
 
 async def _view(request: web.Request) -> web.Response:
-    asked = await _asked(request)
-    shot, scene, frame = _shot(asked), _needed_scene(asked), asked.get("frame")
+    question = await asked(request)
+    shot, scene, frame = _shot(question), _needed_scene(question), question.get("frame")
     if isinstance(frame, bool) or not isinstance(frame, int) or not 0 <= frame < shot.frames:
         raise ValueError(f"frame is {frame!r}; it is a whole number from 0 to {shot.frames - 1}.")
-    picture, coverage = await _run(_heavy, picture_from, scene.rollout, shot, frame, _from_here(asked))
+    picture, coverage = await run(_heavy, picture_from, scene.rollout, shot, frame, _from_here(question))
     return web.Response(body=picture, content_type="image/png", headers={"X-Mirage-Coverage": f"{coverage:.6f}"})
 
 
 async def _preflight(request: web.Request) -> web.Response:
-    asked = await _asked(request)
-    shot, scene = _shot(asked), _needed_scene(asked)
-    found = await _run(_heavy, _checked, scene.rollout, shot, _from_here(asked))
+    question = await asked(request)
+    shot, scene = _shot(question), _needed_scene(question)
+    found = await run(_heavy, _checked, scene.rollout, shot, _from_here(question))
     return web.Response(text=found, content_type="application/json")
 
 
@@ -187,28 +161,6 @@ def _described(scene: Scene) -> dict[str, Any]:
     }
 
 
-async def _asked(request: web.Request) -> dict[str, Any]:
-    """The JSON object of a question. Raises ValueError for anything else, and for what is too large."""
-    if request.content_length is not None and request.content_length > MAX_BYTES:
-        raise ValueError(f"The question has {request.content_length} bytes; at most {MAX_BYTES} are read.")
-    body = await request.content.read(MAX_BYTES + 1)
-    while len(body) <= MAX_BYTES and (more := await request.content.read(MAX_BYTES + 1)):
-        body += more
-    if len(body) > MAX_BYTES:
-        raise ValueError(f"The question has more than {MAX_BYTES} bytes.")
-    try:
-        asked = json.loads(body, parse_constant=_not_finite)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError("The question is not JSON.") from error
-    if not isinstance(asked, dict):
-        raise ValueError("The question is a JSON object with settings.")
-    return asked
-
-
-def _not_finite(name: str) -> float:
-    raise ValueError(f"The question contains {name}; all numbers are finite.")
-
-
 def _shot(asked: dict[str, Any]) -> Shot:
     """The shot that the inputs of Camera Path order, checked like the host checks them."""
     settings = asked.get("settings")
@@ -255,13 +207,3 @@ def _needed_scene(asked: dict[str, Any]) -> Scene:
     if scene is None:
         raise ValueError("There is no scene yet. Run the workflow once up to Init Latent Memory.")
     return scene
-
-
-async def _run(executor: Executor | None, work: Callable, *given: Any) -> Any:
-    """Do work off the server's event loop; memories come from the host's inference mode and stay in it."""
-
-    def in_inference_mode() -> Any:
-        with torch.inference_mode():
-            return work(*given)
-
-    return await asyncio.get_running_loop().run_in_executor(executor, in_inference_mode)
