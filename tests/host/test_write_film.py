@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +20,7 @@ from PIL import Image
 from training.stand_in import vae as stand_in
 
 ROOT = Path(__file__).resolve().parents[2]
+KILLS = int(os.environ.get("MIRAGE_KILLS", "6"))
 SIZE = (32, 64)  # height, width in pixels
 NEW = 4  # latent frames per segment beside its overlap: small, for the time these tests take
 
@@ -119,12 +125,16 @@ def decoded(films, memory, vae) -> torch.Tensor:
         return torch.cat(list(films["film_decoding"].decoded_pieces(memory, vae)))
 
 
-def whole(vae, memory) -> torch.Tensor:
-    """The film decoded in one go, as the host's VAE Decode does."""
+def to_host(latents: torch.Tensor) -> torch.Tensor:
     import comfy.latent_formats
 
+    return comfy.latent_formats.Wan22().process_out(latents[None])
+
+
+def whole(vae, memory) -> torch.Tensor:
+    """The film decoded in one go, as the host's VAE Decode does."""
     with torch.inference_mode():
-        return vae.decode(comfy.latent_formats.Wan22().process_out(torch.cat(memory.latents, dim=1)[None]))[0]
+        return vae.decode(to_host(torch.cat(memory.latents, dim=1)))[0]
 
 
 class Counting:
@@ -144,6 +154,37 @@ class Counting:
 def test_pieces_decode_to_the_very_frames_of_a_decode_in_one_go(films, memory_of, autoencoder):
     memory = memory_of(4)
     assert (decoded(films, memory, autoencoder) - whole(autoencoder, memory)).abs().max() < 1e-6
+
+
+@pytest.fixture(scope="module")
+def wan22(host):
+    """The class of the real Wan2.2 VAE, at a thousandth of its size; random weights look back as far as any."""
+    import comfy.ldm.wan.vae2_2 as real
+
+    generator = torch.Generator().manual_seed(0)
+    model = real.WanVAE(dim=8, dec_dim=8, z_dim=48, temperal_downsample=[False, True, True])
+    for name, tensor in model.named_parameters():
+        fan_in = tensor[0].numel() if tensor.ndim > 1 else 1
+        tensor.data = torch.randn(tensor.shape, generator=generator) * fan_in**-0.5
+        if name.endswith("gamma"):
+            tensor.data = torch.ones(tensor.shape)
+        if name.endswith("bias"):
+            tensor.data = 0.1 * tensor.data
+    vae = host.comfy.sd.VAE(sd=stand_in.stand_in_vae())
+    vae.first_stage_model = model.eval()
+    vae.process_output = lambda image: image.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
+    return vae
+
+
+def test_the_wan22_vae_decodes_pieces_to_the_very_frames_of_the_whole_film(films, memory_of, wan22):
+    memory = memory_of(12, seeds=range(12), planned=12)  # 49 latents: more than the decoder sees back
+    truth = whole(wan22, memory)
+    assert truth.std() > 0.05
+    with torch.inference_mode():
+        last = next(films["film_decoding"].decoded_pieces(memory, wan22, 12))
+        plain = wan22.decode(to_host(torch.cat(memory.latents[-3:], dim=1)))[0, -16:]
+    assert (last - truth[-16:]).abs().max() < 1e-5
+    assert (plain - truth[-16:]).abs().max() > 0.01, "eight latents before a piece are not enough"
 
 
 def test_three_latents_of_context_are_too_few_and_eight_are_enough(films, memory_of, autoencoder):
@@ -321,3 +362,106 @@ def test_an_interrupted_film_plays_and_goes_on(films, memory_of, write, output, 
     vae = Counting(autoencoder)
     write(memory_of(4), vae=vae)
     assert vae.decoded == [9, 12, 12] and len(read(output / "film_00001.mp4")[0]) == 65
+
+
+# A process that loads the host once and forks for every piece of work it is told.
+FORKS = """
+import json, os, sys
+sys.path[:0] = [{root!r}, {tests!r}]
+import torch
+import host.conftest as fixtures
+import host.test_write_film as test
+
+def plain(fixture):
+    return getattr(fixture, "__wrapped__", None) or fixture.__pytest_wrapped__.obj
+
+found = plain(fixtures.host)()
+films, vae = plain(test.films)(plain(fixtures.pack)(found)), test.narrow(found, seed=0)
+memory_of = plain(test.memory_of)(films)
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        torch.set_num_threads(1)
+        exec(json.loads(line))
+        os._exit(0)
+    print(child, flush=True)
+    os.waitpid(child, 0)
+    print("gone", flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def forks():
+    """forks(work, output): runs Python text in a fresh process; gives its id and a function that waits for its end."""
+    if not hasattr(os, "fork"):
+        pytest.skip("processes are forked here, which this system cannot")
+    code = FORKS.format(root=str(ROOT), tests=str(ROOT / "tests"))
+    stage = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert stage.stdin is not None and stage.stdout is not None
+    asking, answers = stage.stdin, stage.stdout
+
+    def call(work: str, output: Path):
+        place = f"found.folder_paths.set_output_directory({str(output.parent)!r})\n"
+        asking.write(json.dumps(place + work) + "\n")
+        asking.flush()
+        child = int(answers.readline())
+
+        def wait() -> list[str]:
+            return list(iter(answers.readline, "gone\n"))
+
+        return child, wait
+
+    yield call
+    stage.kill()
+    stage.wait()
+
+
+def test_a_film_plays_after_kill_9_at_any_moment_and_is_finished_from_there(forks, memory_of, write, output):
+    """Written in an endless loop of growing, finishing and cutting; killed again and again, each time elsewhere."""
+    work = """
+make = lambda place: films["film_writing"].film_at(place, memory_of(3), crf=16)
+path = films["write_film_nodes"].output_path("mirage/film", ".mp4").with_stem("film_00001")
+with torch.inference_mode():
+    while True:
+        for done in (1, 2, 3, 4):
+            films["film_writing"].write_film(memory_of(done), vae, make, path, when_redone="replace it",
+                                             is_last=done in (1, 4))
+"""
+    film, lengths = output / "film_00001.mp4", set()
+    for moment in range(KILLS):
+        child, wait = forks(work, output)
+        deadline = time.monotonic() + 20
+        while not film.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.1 + 0.1337 * moment)
+        os.kill(child, signal.SIGKILL)
+        wait()
+        frames, times = read(film)
+        lengths.add(len(frames))
+        assert len(frames) in (1, 17, 33, 49, 65) and np.allclose(times, np.arange(len(frames)) / 16)
+    assert len(lengths) > 1
+    write(memory_of(4), when_redone="replace it")
+    write(memory_of(4), filename_prefix="mirage/other")
+    assert pixels(film) == pixels(output / "other_00001.mp4")
+    assert not list(output.glob("*.part")) and not list(output.glob(".film*.part"))
+
+
+def test_when_the_disk_takes_no_more_the_film_so_far_plays_and_one_sentence_says_so(forks, memory_of, write, output):
+    work = """
+import resource, signal
+write = lambda memory: films["write_film_nodes"].WriteFilm.execute(memory, vae)
+film = films["write_film_nodes"].output_path("mirage/film", ".mp4")
+with torch.inference_mode():
+    write(memory_of(2))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (os.path.getsize(film) + 2000, resource.RLIM_INFINITY))
+    try:
+        write(memory_of(4))
+    except ValueError as error:
+        print("said:", error, flush=True)
+"""
+    said = "".join(forks(work, output)[1]())
+    assert "said: film_00001.mp4 could not be written (File too large); its 33 frames so far are kept and play" in said
+    assert len(read(output / "film_00001.mp4")[0]) == 33
+    write(memory_of(4))
+    assert len(read(output / "film_00001.mp4")[0]) == 65
