@@ -1,8 +1,8 @@
 """Space that cameras have looked through: nothing static can stand there.
 
-A camera that saw a surface has seen that all before it, on the same ray, was empty. Known are such rays from a segment's
-own frames, with all their depth, and from earlier frames those of the points that they have left in the memory. So an
-object that an earlier camera could not have seen is never taken for one in empty space, wherever the camera is now.
+A camera that saw a surface has seen that all before it, on the same ray, was empty. Such rays are known of a segment's
+own frames, with all their depth, and of earlier frames for the points that they have left in the memory. So an object
+that no earlier camera could have seen is never taken for one in empty space, wherever the camera is now.
 """
 
 from __future__ import annotations
