@@ -63,7 +63,6 @@ class GenerateSegment(io.ComfyNode):
             ],
             outputs=[
                 io.Latent.Output(display_name="segment", tooltip="The segment, its first latent being the last one of the film so far. For VAE Decode and Write Memory."),
-                io.Latent.Output(display_name="film", tooltip="The whole film so far, this segment included."),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )  # fmt: skip
@@ -113,8 +112,7 @@ class GenerateSegment(io.ComfyNode):
                 callback=step_callback(model, len(sigmas) - 1, label, shown_node_id(cls.hidden)),
             )
             log_segment(label, memory, view)
-        film = torch.cat([memory.film, latents[:, 1:].to(memory.film)], dim=1)
-        return io.NodeOutput({"samples": to_host(latents), SEGMENT_VIEW: view}, {"samples": to_host(film)})
+        return io.NodeOutput({"samples": to_host(latents), SEGMENT_VIEW: view})
 
 
 def _encoded(images: torch.Tensor | None, vae, memory: Rollout, name: str) -> torch.Tensor | None:
