@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import socket
 import typing
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -141,7 +142,7 @@ def write_segment(
 
 def write_once(path: Path, content: bytes) -> None:
     """Write a file that is there whole, on disk, or not at all. A file that is there already stays as it is."""
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    unfinished = path.with_name(f".{path.name}.{maker()}-{uuid.uuid4().hex[:8]}.part")
     try:
         with unfinished.open("xb") as file:
             file.write(content)
@@ -151,6 +152,11 @@ def write_once(path: Path, content: bytes) -> None:
     finally:
         unfinished.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def maker() -> str:
+    """This process, as it names its unfinished files: eight letters for the machine, and the process id."""
+    return f"{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]}-{os.getpid()}"
 
 
 def read_segment(path: Path) -> SegmentFile:

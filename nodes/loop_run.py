@@ -12,7 +12,7 @@ from ..mirage_core.rollout import Rollout
 from ..mirage_core.rollout_files import KeptRollout, SegmentFile
 from .loop_turns import Turn
 from .segment_keys import GraphParts, differences, segment_key, turn_parts
-from .segment_store import SegmentStore, prune, set_aside
+from .segment_store import SegmentStore, clean, prune, set_aside
 
 _MAX_RUNS = 16  # of one prompt: loops in a row, and in each other
 _MAX_FILMS_IN_RAM = 2  # only where the disk cannot be written; the segments of a film share their tensors
@@ -80,6 +80,7 @@ class LoopRun:
             return f"rendering {_ranges(range(self.first, self.first + len(self.order.turns)))}; nothing is kept"
         reused = [index for index in range(len(self.order.turns)) if self._is_kept(index)]
         changes = self._changes(len(reused)) if len(reused) < len(self.order.turns) else ""
+        clean(self.store.folder)
         self._prune()
         self._begin_film()
         return told(

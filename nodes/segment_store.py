@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +20,7 @@ from ..mirage_core.rollout_files import (
     SegmentFile,
     check_tensors,
     load_rollout,
+    maker,
     read_segment,
     write_segment,
 )
@@ -29,6 +29,8 @@ from .host_files import is_inside, name_problem
 GIB = 2**30
 _KEY_LETTERS = 20
 _IN_USE_SECONDS = 2 * 3600  # longer than a segment takes; a mark that old is of a server that died
+_YOUNG_SECONDS = 3
+_MAKER = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.(?:part|mark)$")
 _NAME = re.compile(r"(start|segment_\d{4})_[0-9a-f]{20}(?=[._])")
 
 
@@ -44,7 +46,7 @@ class SegmentStore:
     mark: Path = field(init=False)
 
     def __post_init__(self) -> None:
-        name = f".in_use_{socket.gethostname()[:40]}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
+        name = f".in_use.{maker()}-{uuid.uuid4().hex[:8]}.mark"
         object.__setattr__(self, "mark", self.folder / name)
 
     def path_of(self, key: str, number: int, *, is_start: bool = False) -> Path:
@@ -178,7 +180,7 @@ def prune(root: Path, quota_bytes: int, *, spared: Iterable[Path] = ()) -> int:
         if path not in spared and _is_free(path.parent, spared):
             deleted += _delete([path, *groups[path]])
     for folder in _film_folders(root):
-        _clean(folder)
+        clean(folder)
     return deleted
 
 
@@ -198,13 +200,32 @@ def _film_folders(root: Path) -> Iterator[Path]:
 
 def _is_free(folder: Path, spared: set[Path]) -> bool:
     """True where nobody films, or only those whose segments are spared."""
-    marks = [one for one in folder.glob(".in_use_*") if not _is_old(one)]
-    is_own = any(one.parent == folder for one in spared) and all(f"_{os.getpid()}_" in one.name for one in marks)
+    marks = [one for one in folder.glob(".in_use.*.mark") if not _is_left_over(one)]
+    is_own = any(one.parent == folder for one in spared) and all(f".{maker()}-" in one.name for one in marks)
     return not marks or is_own
 
 
-def _is_old(path: Path) -> bool:
-    return time.time() - _last_used(path) > _IN_USE_SECONDS
+def _is_left_over(path: Path) -> bool:
+    """True for an unfinished file or a mark of a process that has ended, however it ended."""
+    age = time.time() - _last_used(path)
+    made_by = _MAKER.search(path.name)
+    if made_by is None or age > _IN_USE_SECONDS:
+        return age > _IN_USE_SECONDS
+    host, process = made_by.groups()
+    # The age is for two containers of one name, where process ids mean nothing.
+    return age > _YOUNG_SECONDS and host == maker()[:8] and not _is_alive(int(process))
+
+
+def _is_alive(process: int) -> bool:
+    if os.name == "nt":  # os.kill would end it there
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        pass
+    return True
 
 
 def _last_used(path: Path) -> float:
@@ -242,15 +263,12 @@ def _delete(files: Iterable[Path]) -> int:
     return freed
 
 
-def _clean(folder: Path) -> None:
-    """Delete what a server that died has left behind in a folder nobody films in, and the folder when it is empty."""
-    if not _is_free(folder, set()):
-        return
-    for path in folder.iterdir():
-        if path.name.startswith(".in_use_") or path.name.endswith(".part"):
-            if _is_old(path):
-                _delete([path])
+def clean(folder: Path) -> None:
+    """Delete what processes that have ended left behind in the folder of a film, and the folder when it is empty."""
     try:
+        for path in folder.iterdir():
+            if path.name.endswith((".mark", ".part")) and path.name.startswith(".") and _is_left_over(path):
+                _delete([path])
         folder.rmdir()
-    except OSError:  # not empty
+    except OSError:  # not there, or not empty
         pass
