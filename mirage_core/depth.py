@@ -1,7 +1,8 @@
-"""Depth at latent resolution without flying points, depth of simple rooms, and scales that fit new depth to old.
+"""Depth at latent resolution without flying points, and depth of simple rooms.
 
 Depth is z-depth in world units; 0, negative, infinite and NaN are unknown. Depth maps may have any size: they are
-stretched over the image, like the latent grid. Running a depth model is not done here, nor deciding what is static.
+stretched over the image, like the latent grid. Running a depth model is not done here, nor deciding what is static;
+fitting new depth to what is known is alignment.py.
 """
 
 from __future__ import annotations
@@ -115,58 +116,6 @@ def room_depth(
         ((0.0, 0.0, -1.0), length / 2),
     ]
     return _nearest_plane_depth(planes, cameras, tilt_degrees)
-
-
-@dataclass(frozen=True)
-class ScaleAlignment:
-    """How new depth fits what is already known.
-
-    scales: [frames] float64, what to multiply each new depth map with.
-    residuals: [frames] float64, median of |log(scale x new / known)| over the cells that agree: 0.01 is 1 % off;
-        NaN where is_aligned is False.
-    shares: [frames] float64, share of the frame's new cells that could be compared.
-    is_aligned: [frames] bool, True where the frame had enough of them; the other scales come from its neighbours in
-        time, or are 1 when no frame could be aligned.
-    """
-
-    scales: torch.Tensor
-    residuals: torch.Tensor
-    shares: torch.Tensor
-    is_aligned: torch.Tensor
-
-    def apply(self, depth: torch.Tensor) -> torch.Tensor:
-        """depth [frames H W], any size, brought to the scale of what is known."""
-        return depth * self.scales.to(depth)[:, None, None]
-
-
-def align_scale(
-    depth: torch.Tensor, known: torch.Tensor, is_known: torch.Tensor, *, min_share: float = 0.05, min_cells: int = 16
-) -> ScaleAlignment:
-    """One scale per frame that brings new depth to the scale of known depth, robust to outliers.
-
-    depth: [frames rows columns], new.  known: [frames rows columns], from the same cameras (MemoryView.depth).
-    is_known: [frames rows columns] bool, True where `known` counts: covered, static, confident.
-    min_share: share of a frame's valid new cells that must be comparable.  min_cells: and their least number.
-
-    Raises ValueError when the shapes differ.
-    """
-    if not depth.shape == known.shape == is_known.shape or depth.ndim != 3:
-        raise ValueError(
-            f"depth {list(depth.shape)}, known {list(known.shape)} and is_known {list(is_known.shape)} must all be "
-            "[frames rows columns] of one size."
-        )
-    is_new = _is_known(depth)
-    is_compared = is_new & is_known & _is_known(known)
-    counts = is_compared.flatten(1).sum(1).cpu()
-    shares = counts / is_new.flatten(1).sum(1).cpu().clamp_min(1).double()
-    is_aligned = (shares >= min_share) & (counts >= min_cells)
-    logs = torch.full((len(depth),), math.nan, dtype=torch.float64)
-    residuals = logs.clone()
-    for frame in is_aligned.nonzero()[:, 0].tolist():
-        at = is_compared[frame]
-        ratios = (known[frame][at].double().log() - depth[frame][at].double().log()).cpu()
-        logs[frame], residuals[frame] = _robust_center(ratios)
-    return ScaleAlignment(_filled(logs).exp(), residuals, shares, is_aligned)
 
 
 def _frame_depth(depth: torch.Tensor, size: tuple[int, int], min_share: float, min_known: float) -> torch.Tensor:
@@ -337,30 +286,6 @@ def _nearest_plane_depth(
             depth = torch.minimum(depth, torch.where(towards > 0, left / towards, math.inf if left > 0 else -1.0))
         maps.append(torch.where(torch.isfinite(depth) & (depth > 0), depth, 0.0).float())
     return torch.stack(maps)
-
-
-def _robust_center(values: torch.Tensor) -> tuple[float, float]:
-    """Median of the values that agree with each other, and the median of their distances to it."""
-    agreeing, center = values, values.median()
-    for _ in range(5):
-        distances = (values - center).abs()
-        # 3 standard deviations of normal noise: 4.45 median distances.
-        agreeing = values[distances <= 4.45 * distances.median() + 1e-9]
-        center = agreeing.median()
-    return float(center), float((agreeing - center).abs().median())
-
-
-def _filled(logs: torch.Tensor) -> torch.Tensor:
-    """NaN replaced by a straight line between the neighbours in time, the nearest at the ends, 0 if all are NaN."""
-    known = (~logs.isnan()).nonzero()[:, 0]
-    if len(known) == 0:
-        return torch.zeros_like(logs)
-    at = torch.arange(len(logs), dtype=torch.float64)
-    after = torch.searchsorted(known, at.long()).clamp(0, len(known) - 1)
-    before = (torch.searchsorted(known, at.long(), right=True) - 1).clamp(0, len(known) - 1)
-    left, right = known[before].double(), known[after].double()
-    share = torch.where(right > left, (at - left) / (right - left).clamp_min(1), 0.0)
-    return torch.lerp(logs[known[before]], logs[known[after]], share)
 
 
 def _is_known(depth: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..mirage_core.alignment import DepthKind
 from ..mirage_core.camera import pinhole_intrinsics
 from .host_latents import fit_box, fit_maps
 
@@ -19,12 +20,15 @@ class Geometry:
     intrinsics: [frames 3 3] for a picture of size 1 x 1 (so that any crop and size can be derived), or None.
     sky: [frames height width] probability of sky in [0, 1], or None when the model has no sky.
     confidence: [frames height width], larger is surer, or None.
+    kind: what the model leaves open.  is_one_scale: True when that is the same for all frames.
     """
 
     depth: torch.Tensor
     intrinsics: torch.Tensor | None
     sky: torch.Tensor | None
     confidence: torch.Tensor | None
+    kind: DepthKind = "scale"
+    is_one_scale: bool = False
 
     def fitted(self, target: tuple[int, int]) -> Geometry:
         """The geometry of the picture after cutting it to the aspect of `target` (height, width) around the middle."""

@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 
 from ..mirage_core.camera import Cameras
-from ..mirage_core.depth import align_scale, latent_depth
+from ..mirage_core.depth import latent_depth
 from ..mirage_core.drift import filled
 from ..mirage_core.latent_grid import WAN22, LatentGrid
-from ..mirage_core.masks import latent_frame_mask, latent_mask
+from ..mirage_core.masks import latent_mask
 from ..mirage_core.memory import LatentMemory, MemoryBlock, lift
 from ..mirage_core.rgb_memory import PIXELS, is_rgb, lift_pixels, pixel_depth, thinned
 from ..mirage_core.rollout import Rollout
-from ..mirage_core.segments import Segment
-from ..mirage_core.zbuffer import MemoryView
 from .adapter import VaeEncoder
+from .depth_fitting import FittedDepth
 from .geometry import Geometry
+from .segment_maps import at_latent_frames, static_cells, static_pixels
 
 _NEW = slice(1, None)  # the overlap frame is in the memory already, from the segment before
 
@@ -46,11 +46,11 @@ def started_memory(
             "Check the depth model, or use Simple Depth."
         )
     if is_rgb:
-        is_static = None if static_mask is None else _static_pixels(static_mask, 1, camera.image_size)
+        is_static = None if static_mask is None else static_pixels(static_mask, 1, camera.image_size)
         confidence = _at_cells(shape.confidence, camera.image_size)
         block = lift_pixels(pictures, depth, camera, is_static=is_static, confidence=confidence)
     else:
-        is_static = None if static_mask is None else _static_cells(static_mask, 1, size)
+        is_static = None if static_mask is None else static_cells(static_mask, 1, size)
         confidence = _at_cells(shape.confidence, size)
         block = lift(latents, depth, camera, grid, is_static=is_static, confidence=confidence)
     if len(block) == 0:
@@ -64,51 +64,40 @@ def started_memory(
 def segment_block(
     rollout: Rollout,
     latents: torch.Tensor,
-    view: MemoryView,
-    shape: Geometry,
+    fitted: FittedDepth,
     static_mask: torch.Tensor | None,
     *,
-    is_aligned: bool,
     images: torch.Tensor | None = None,
 ) -> tuple[MemoryBlock, str]:
     """The points of the next segment's new latent frames, and a line about them.
 
-    latents: [channels frames rows columns] of the segment.  view: what the memory showed to it.
-    shape: depth of the segment's frames, all of them or one per latent frame.
-    is_aligned: scale each frame's depth to what the memory shows.
+    latents: [channels frames rows columns] of the segment.  fitted: its depth.
     images: [frames H W 3] the decoded segment; needed for an RGB memory.
     Raises ValueError when these do not belong to the segment.
     """
-    segment = rollout.next_segment
-    maps = _at_latent_frames(shape.depth, segment, "depth maps")
-    confidence = None if shape.confidence is None else _at_latent_frames(shape.confidence, segment, "confidence maps")
-    depth, note = latent_depth(maps, rollout.size), ""
-    if is_aligned:
-        scale = align_scale(depth, view.depth.cpu(), view.is_covered.cpu())
-        maps, depth = scale.apply(maps), scale.apply(depth)
-        note = f", depth scaled by {float(scale.scales.mean()):.3f}"
     if is_rgb(rollout.memory):
-        pictures = _at_latent_frames(_checked_images(images, rollout), segment, "images")
-        block = _new_pixels(rollout, pictures.cpu(), maps, static_mask, confidence)
+        pictures = at_latent_frames(_checked_images(images, rollout), rollout.next_segment, "images")
+        block = _new_pixels(rollout, pictures.cpu(), fitted, static_mask)
         what = f"{pictures[1:].shape[:3].numel()} pixels"
     else:
-        block = _new_cells(rollout, latents, depth, static_mask, confidence)
-        what = f"{depth[1:].numel()} cells"
-    return block, f"{len(block)} of {what} written{note}, {rollout.memory.count + len(block)} points in all"
+        block = _new_cells(rollout, latents, fitted, static_mask)
+        what = f"{fitted.depth[1:].numel()} cells"
+    written = f"{len(block)} of {what} written"
+    return block, ", ".join([written, *fitted.notes, f"{rollout.memory.count + len(block)} points in all"])
 
 
 def _new_cells(
     rollout: Rollout,
     latents: torch.Tensor,
-    depth: torch.Tensor,
+    fitted: FittedDepth,
     static_mask: torch.Tensor | None,
-    confidence: torch.Tensor | None,
 ) -> MemoryBlock:
-    is_static = None if static_mask is None else _static_cells(static_mask, len(depth), rollout.size)[_NEW]
+    depth, confidence = fitted.depth, fitted.confidence
+    is_static = None if static_mask is None else static_cells(static_mask, len(depth), rollout.size)[_NEW]
     return lift(
         latents[:, _NEW],
         depth[_NEW],
-        rollout.cameras_of(rollout.next_segment)[_NEW],
+        fitted.cameras[_NEW],
         rollout.memory.grid,
         is_static=is_static,
         confidence=_at_cells(None if confidence is None else confidence[_NEW], rollout.size),
@@ -119,16 +108,16 @@ def _new_cells(
 def _new_pixels(
     rollout: Rollout,
     pictures: torch.Tensor,
-    depth: torch.Tensor,
+    fitted: FittedDepth,
     static_mask: torch.Tensor | None,
-    confidence: torch.Tensor | None,
 ) -> MemoryBlock:
+    depth, confidence = fitted.maps, fitted.confidence
     image_size = rollout.cameras.image_size
-    is_static = None if static_mask is None else _static_pixels(static_mask, len(depth), image_size)[_NEW]
+    is_static = None if static_mask is None else static_pixels(static_mask, len(depth), image_size)[_NEW]
     block = lift_pixels(
         pictures[_NEW],
         pixel_depth(depth[_NEW], image_size),
-        rollout.cameras_of(rollout.next_segment)[_NEW],
+        fitted.cameras[_NEW],
         is_static=is_static,
         confidence=_at_cells(None if confidence is None else confidence[_NEW], image_size),
         first_latent_index=rollout.film.shape[1],
@@ -158,23 +147,10 @@ def re_encoded(rollout: Rollout, images: torch.Tensor | None, static_mask: torch
         if static_mask.shape[0] == len(pictures):
             is_kept = latent_mask(1 - static_mask.float().cpu(), image_size, grow_cells=0)
         else:
-            is_kept = _static_pixels(static_mask, segment.latent_frames, image_size)
+            is_kept = static_pixels(static_mask, segment.latent_frames, image_size)
             is_kept = is_kept.repeat_interleave(torch.tensor([1] + [WAN22.temporal_stride] * (len(is_kept) - 1)), dim=0)
         pictures = filled(pictures.cpu(), is_kept)
     return VaeEncoder(vae)(pictures)
-
-
-def _at_latent_frames(maps: torch.Tensor, segment: Segment, what: str) -> torch.Tensor:
-    """One of `maps` per latent frame of the segment, from maps of all of its frames, or of those already."""
-    count = segment.latent_frames
-    if maps.shape[0] == segment.model_frames != count:
-        return maps[:: (segment.model_frames - 1) // (count - 1)]
-    if maps.shape[0] != count:
-        raise ValueError(
-            f"There are {maps.shape[0]} {what}; the segment has {segment.model_frames} frames. Give one for each "
-            f"of them, or for the {count} that Frames for Depth picks."
-        )
-    return maps
 
 
 def _checked_images(images: torch.Tensor | None, rollout: Rollout) -> torch.Tensor:
@@ -189,36 +165,6 @@ def _checked_images(images: torch.Tensor | None, rollout: Rollout) -> torch.Tens
             "the segment, not resized."
         )
     return images[..., :3]
-
-
-def _static_cells(static_mask: torch.Tensor, latent_frames: int, size: tuple[int, int]) -> torch.Tensor:
-    """[latent_frames rows columns] bool; a latent frame keeps what is static in all frames it covers."""
-    is_excluded = 1 - static_mask.float().cpu()
-    if is_excluded.shape[0] == 1:
-        is_excluded = is_excluded.expand(latent_frames, -1, -1)
-    elif is_excluded.shape[0] == WAN22.frames(latent_frames):
-        is_excluded = latent_frame_mask(is_excluded, WAN22)
-    _check_mask_count(is_excluded, latent_frames)
-    return latent_mask(is_excluded, size)
-
-
-def _static_pixels(static_mask: torch.Tensor, latent_frames: int, image_size: tuple[int, int]) -> torch.Tensor:
-    """[latent_frames H W] bool of the very frames that the latent frames' cameras belong to."""
-    is_excluded = 1 - static_mask.float().cpu()
-    if is_excluded.shape[0] == 1:
-        is_excluded = is_excluded.expand(latent_frames, -1, -1)
-    elif is_excluded.shape[0] == WAN22.frames(latent_frames):
-        is_excluded = is_excluded[:: WAN22.temporal_stride]
-    _check_mask_count(is_excluded, latent_frames)
-    return latent_mask(is_excluded, image_size, grow_cells=0)
-
-
-def _check_mask_count(masks: torch.Tensor, latent_frames: int) -> None:
-    if masks.shape[0] != latent_frames:
-        raise ValueError(
-            f"The static mask has {masks.shape[0]} frames; the segment has {WAN22.frames(latent_frames)} "
-            f"({latent_frames} latent frames). Make the mask from the segment's own frames."
-        )
 
 
 def _at_cells(confidence: torch.Tensor | None, size: tuple[int, int]) -> torch.Tensor | None:

@@ -10,6 +10,7 @@ from ..mirage_core.latent_grid import CellRule, LatentGrid
 from ..mirage_core.rgb_memory import is_rgb
 from ..mirage_core.rollout import Rollout, Shot
 from ..mirage_core.zbuffer import MemoryView
+from .depth_fitting import ALIGNMENTS, AUTO, OFF, fitted_depth
 from .geometry import Geometry, picture_intrinsics, read_geometry
 from .host_latents import encode_picture, fit_image, fit_maps, latent_preview, to_normalised
 from .lifting import re_encoded, segment_block, started_memory
@@ -167,6 +168,16 @@ class WriteMemory(io.ComfyNode):
                     "latents remembered, as in the paper: movers leave no trace, at the cost of the VAE's losses. No effect on a memory "
                     "of the kind rgb.",
                 ),
+                io.Combo.Input(
+                    "alignment",
+                    options=ALIGNMENTS,
+                    default=AUTO,
+                    optional=True,
+                    advanced=True,
+                    tooltip="What align_depth may change. auto: what the connected depth model leaves open. scale: one factor per frame. "
+                    "scale + shift: also an offset, for models of relative depth. scale + disparity shift: the same for depth that was "
+                    "read off a picture of nearness. off: nothing, as with align_depth off.",
+                ),
             ],
             outputs=[
                 MirageMemory.Output(display_name="memory", tooltip="The memory with the segment in it; connect to the next segment or to Segment Loop End."),
@@ -177,7 +188,7 @@ class WriteMemory(io.ComfyNode):
     @classmethod
     def execute(
         cls, memory: Rollout, segment, geometry=None, static_mask=None, align_depth=True, images=None, vae=None,
-        update=_LATENTS,
+        update=_LATENTS, alignment=AUTO,
     ) -> io.NodeOutput:  # fmt: skip
         with named_errors(memory, "Write Memory"):
             planned = memory.next_segment
@@ -189,15 +200,9 @@ class WriteMemory(io.ComfyNode):
                 lifted, how = latents, ""
                 if update == _RE_ENCODE and not is_rgb(memory.memory):
                     lifted, how = re_encoded(memory, images, static_mask, vae), "re-encoded, "
-                block, note = segment_block(
-                    memory,
-                    lifted,
-                    view,
-                    read_geometry(geometry),
-                    static_mask,
-                    is_aligned=align_depth,
-                    images=images,
-                )
+                shape = read_geometry(geometry)
+                fitted = fitted_depth(memory, view, shape, static_mask, alignment=alignment if align_depth else OFF)
+                block, note = segment_block(memory, lifted, fitted, static_mask, images=images)
                 note = how + note
             grown = memory.extended(latents, view, block, note=note)
         remember_scene(grown)

@@ -1,4 +1,4 @@
-"""Depth at latent resolution: no lifted point flies, and nearly every cell is kept. Then priors and scales.
+"""Depth at latent resolution: no lifted point flies, and nearly every cell is kept. Then priors.
 
 The truth is ray-cast: rooms with boxes, turned pillars, leaning boards and a slanted floor, seen by several cameras.
 """
@@ -15,7 +15,6 @@ import torch.nn.functional as functional
 from mirage_core.camera import Cameras, pinhole_intrinsics, unproject_cells
 from mirage_core.camera_path import preset
 from mirage_core.depth import (
-    align_scale,
     bilinear_depth,
     latent_depth,
     median_depth,
@@ -318,68 +317,6 @@ def test_a_camera_that_has_left_the_room_knows_nothing() -> None:
     assert (depth[0] > 0).all() and (depth[-1] == 0).all()
 
 
-# Scales.
-
-
-def compared(scale: torch.Tensor, *, noise: float, outliers: float, overlap: float, seed: int = 0):
-    """New depth that is wrong by 1 / scale per frame, and known depth for a share of its cells."""
-    generator = torch.Generator().manual_seed(seed)
-    known = 2 + 4 * torch.rand(len(scale), 44, 80, generator=generator)
-    wrong = known / scale[:, None, None] * (1 + noise * torch.randn(known.shape, generator=generator))
-    is_outlier = torch.rand(known.shape, generator=generator) < outliers
-    wrong = torch.where(is_outlier, wrong * 2.5, wrong)
-    is_known = torch.rand(known.shape, generator=generator) < overlap
-    return wrong, known, is_known
-
-
-@pytest.mark.parametrize("noise", [0.0, 0.02, 0.05])
-@pytest.mark.parametrize("outliers", [0.0, 0.3])
-@pytest.mark.parametrize("overlap", [0.1, 1.0])
-def test_the_scale_of_each_frame_is_found_in_noise_and_outliers(noise: float, outliers: float, overlap: float) -> None:
-    scales = torch.tensor([0.5, 0.8, 1.0, 1.3, 2.0])
-    alignment = align_scale(*compared(scales, noise=noise, outliers=outliers, overlap=overlap))
-    assert alignment.is_aligned.all()
-    torch.testing.assert_close(alignment.scales.float(), scales, rtol=0.005 + noise / 10, atol=0)
-    assert float(alignment.residuals.max()) <= 0.8 * noise + 1e-6  # the median of |noise| is 0.67 of its deviation
-
-
-def test_a_frame_without_overlap_takes_a_scale_between_its_neighbours() -> None:
-    wrong, known, is_known = compared(torch.tensor([9.0, 2.0, 9.0, 8.0, 9.0]), noise=0, outliers=0, overlap=1)
-    is_known[[0, 2, 4]] = False
-    alignment = align_scale(wrong, known, is_known)
-    assert alignment.is_aligned.tolist() == [False, True, False, True, False]
-    assert alignment.scales.tolist() == pytest.approx([2, 2, 4, 8, 8])
-    assert alignment.residuals.isnan().tolist() == [True, False, True, False, True]
-    assert alignment.shares.tolist() == pytest.approx([0, 1, 0, 1, 0])
-
-
-def test_without_any_overlap_the_depth_stays_as_it_is() -> None:
-    wrong, known, is_known = compared(torch.tensor([2.0, 3.0]), noise=0, outliers=0, overlap=1)
-    alignment = align_scale(wrong, known, torch.zeros_like(is_known))
-    assert alignment.scales.tolist() == [1, 1] and not alignment.is_aligned.any()
-    assert torch.equal(alignment.apply(wrong), wrong)
-
-
-def test_too_small_an_overlap_counts_as_none() -> None:
-    wrong, known, is_known = compared(torch.tensor([2.0]), noise=0, outliers=0, overlap=0.03)
-    assert not align_scale(wrong, known, is_known).is_aligned.any()
-    assert align_scale(wrong, known, is_known, min_share=0.01).is_aligned.all()
-
-
-def test_unknown_depth_on_either_side_is_not_compared() -> None:
-    wrong, known, is_known = compared(torch.tensor([2.0]), noise=0, outliers=0, overlap=1)
-    wrong[0, :10], wrong[0, 10:20], known[0, 20:25] = 0, nan, inf
-    alignment = align_scale(wrong, known, is_known)
-    assert float(alignment.scales[0]) == pytest.approx(2)
-    assert float(alignment.shares[0]) == pytest.approx(19 / 24)
-
-
-def test_applying_an_alignment_brings_depth_of_any_size_to_the_known_scale() -> None:
-    alignment = align_scale(*compared(torch.tensor([0.5, 3.0]), noise=0, outliers=0, overlap=1))
-    applied = alignment.apply(torch.ones(2, 8, 8))
-    assert applied[:, 0, 0].tolist() == pytest.approx([0.5, 3.0])
-
-
 @pytest.mark.parametrize(
     ("call", "says"),
     [
@@ -392,8 +329,6 @@ def test_applying_an_alignment_brings_depth_of_any_size_to_the_known_scale() -> 
         (lambda: plane_depth(room_cameras(), wall_distance=nan), "wall_distance is nan"),
         (lambda: room_depth(room_cameras(), room_size=(-1, 2, 3)), "width is -1"),
         (lambda: room_depth(room_cameras(), camera_height=3.0), "Lower it"),
-        (lambda: align_scale(torch.ones(1, 2, 2), torch.ones(1, 2, 3), torch.ones(1, 2, 2) > 0), "of one size"),
-        (lambda: align_scale(torch.ones(2, 2), torch.ones(2, 2), torch.ones(2, 2) > 0), "of one size"),
     ],
 )
 def test_what_is_no_depth_is_refused(call, says: str) -> None:
