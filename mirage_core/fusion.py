@@ -218,10 +218,11 @@ class _Frame:
         """[shown points] bool, True for coarse points in whose image nearly every cell will have a finer point."""
         is_candidate = torch.zeros(len(self.shown), dtype=torch.bool, device=verdict.device)
         is_candidate[self.point[is_coarse]] = True
+        if self.shown.is_locked is not None:
+            is_candidate &= ~self.shown.is_locked
         is_represented = torch.zeros(self.size, dtype=torch.float64, device=verdict.device)
-        is_represented.view(-1)[self.cell] = (
-            (verdict <= Verdict.FINER) & (self._is_parallel | (verdict == Verdict.NEW))
-        ).double()
+        is_kept = (verdict == Verdict.NEW) | ((verdict == Verdict.KNOWN) & self._is_parallel)
+        is_represented.view(-1)[self.cell] = is_kept.double()
         sums = torch.nn.functional.pad(is_represented.cumsum(0).cumsum(1), [1, 0, 1, 0])
         low, high = self._windows
         inside_low = low.clamp(min=0)
@@ -257,7 +258,6 @@ class _Frame:
             is_replaced[self.point[is_finer]] = True
             is_refuted = (new_doubt >= 1) & ~is_replaced
             if self.shown.is_locked is not None:
-                is_replaced &= ~self.shown.is_locked
                 is_refuted &= ~self.shown.is_locked
             replaced, refuted = int(is_replaced.sum()), int(is_refuted.sum())
             memory = changed(memory, self.points, 1 - new_doubt, is_replaced | is_refuted)

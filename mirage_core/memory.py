@@ -69,8 +69,8 @@ class MemoryBlock:
             vars(block)["tiles"] = self.tiles
         return block
 
-    def chosen(self, rows: torch.Tensor) -> MemoryBlock:
-        """The points at `rows`, an index or a bool per point."""
+    def chosen(self, rows: torch.Tensor | slice) -> MemoryBlock:
+        """The points at `rows`: an index, a bool per point, or a slice, which shares storage."""
         fields = {name: getattr(self, name)[rows] for name in _FIELDS}
         return MemoryBlock(**fields, is_locked=None if self.is_locked is None else self.is_locked[rows])
 
