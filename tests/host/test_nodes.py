@@ -28,7 +28,7 @@ def bench(host, pack, tmp_path_factory):
     return types.SimpleNamespace(
         camera=pack("camera_nodes").CameraPathNode,
         depth=pack("geometry_nodes").SimpleDepth,
-        mask=pack("geometry_nodes").DynamicSkyMask,
+        mask=pack("mask_nodes").DynamicSkyMask,
         frames=pack("geometry_nodes").FramesForDepth,
         init=pack("memory_nodes").InitLatentMemory,
         project=pack("memory_nodes").ProjectMemory,
@@ -37,7 +37,7 @@ def bench(host, pack, tmp_path_factory):
         start=pack("loop_nodes").SegmentLoopStart,
         loop=pack("loop_turns"),
         latents=pack("host_latents"),
-        film=pack("film_nodes"),
+        film=pack("film_decoding"),
         vae=vae,
         model=model,
         picture=picture,
@@ -311,5 +311,5 @@ def test_a_film_decodes_to_its_number_of_frames_without_ever_being_whole(bench):
     for _ in range(2):
         memory = run(bench.write, memory=memory, segment=generated(bench, memory))[0]
     with torch.inference_mode():
-        lengths = [len(frames) for frames in bench.film.decoded_segments(memory, bench.vae)]
-    assert lengths == [33, 4]
+        lengths = [len(frames) for frames in bench.film.decoded_pieces(memory, bench.vae)]
+    assert lengths == [1, 32, 4]
