@@ -9,10 +9,13 @@ from .camera_nodes import CameraPathNode
 from .camera_socket_nodes import CameraPathFrom3D, CameraPathFromWan, CameraPathTo3D, CameraPathToWan
 from .check_nodes import PathCheck
 from .drift_nodes import ColorAnchorNode
+from .evidence_nodes import SceneEvidence
 from .export_nodes import ExportMemory
 from .film_nodes import DecodeFilm, FilmReport
-from .geometry_nodes import DynamicSkyMask, FramesForDepth, SimpleDepth
+from .geometry_nodes import FramesForDepth, SimpleDepth
 from .loop_nodes import LoopFilm, LoopKeep, LoopStep, LoopTurn, SegmentLoopEnd, SegmentLoopStart
+from .mask_nodes import DynamicSkyMask
+from .mask_routes import add_mask_routes
 from .memory_file_nodes import LoadMemory, SaveMemory
 from .memory_library import register_memory_folder
 from .memory_nodes import InitLatentMemory, ProjectMemory, WriteMemory
@@ -20,6 +23,7 @@ from .metric_nodes import RevisitScore
 from .nano_nodes import NanoSceneWords
 from .path_nodes import LoadCameraPath, SaveCameraPath, WorldScoreMoves
 from .receipt_nodes import CameraReceipt, FilmFrames
+from .run_nodes import LoadSegmentRun
 from .scene_routes import add_routes
 from .segment_nodes import GenerateSegment
 from .stand_in_nodes import StandInText
@@ -29,6 +33,7 @@ NODES: list[type[io.ComfyNode]] = [
     InitLatentMemory,
     CameraPathNode,
     SimpleDepth,
+    SceneEvidence,
     DynamicSkyMask,
     FramesForDepth,
     ProjectMemory,
@@ -37,6 +42,7 @@ NODES: list[type[io.ComfyNode]] = [
     WriteMemory,
     SegmentLoopStart,
     SegmentLoopEnd,
+    LoadSegmentRun,
     LoopTurn,
     LoopStep,
     LoopKeep,
@@ -68,6 +74,7 @@ NODES: list[type[io.ComfyNode]] = [
 register_model_folder()
 register_memory_folder()
 add_routes()
+add_mask_routes()
 
 
 class MirageExtension(ComfyExtension):

@@ -1,4 +1,4 @@
-"""Simple Depth (geometry without a depth model), Dynamic/Sky Mask, Frames for Depth."""
+"""Simple Depth (geometry without a depth model), Frames for Depth."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ from comfy_api.latest import io
 from ..mirage_core.camera import Cameras, pinhole_intrinsics
 from ..mirage_core.depth import plane_depth, room_depth
 from ..mirage_core.latent_grid import WAN22
-from ..mirage_core.masks import area_resampled, grown, is_depth_edge, is_least_sure, is_sky
 from ..mirage_core.rollout import Rollout
-from .geometry import Geometry, read_geometry
-from .pictures import mask_overlay
 from .segment_errors import named_errors
-from .sockets import DA3Geometry, MirageMemory, MoGeGeometry
+from .sockets import MirageMemory, MoGeGeometry
 
 _TILT = "How far the first camera looks up, in degrees; negative looks down."
 
@@ -85,54 +82,6 @@ class SimpleDepth(io.ComfyNode):
         return io.NodeOutput(packet)
 
 
-class DynamicSkyMask(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="MirageDynamicSkyMask",
-            display_name="Dynamic/Sky Mask",
-            category="Mirage",
-            description="Says what may be remembered: not the sky, not what moves, not what the depth model is unsure of.",
-            search_aliases=["mask", "sky", "dynamic", "static", "movers", "sam3"],
-            inputs=[
-                io.Image.Input("images", tooltip="The picture, or the frames of a segment."),
-                io.MultiType.Input("geometry", types=[MoGeGeometry, DA3Geometry], optional=True, tooltip="Its sky and its confidence are used where the depth model gives them."),
-                io.Mask.Input("moving", optional=True, tooltip="White = moves, not remembered: from SAM3, or painted. One mask per frame, or one for all."),
-                io.Mask.Input("keep", optional=True, tooltip="White = remember in any case: painted over what the other masks take away by mistake."),
-                io.Float.Input("sky_threshold", default=0.5, min=0.0, max=1.0, step=0.01, tooltip="A pixel is sky from this probability on. Lower takes more for sky; 1 ignores the sky of models that are never fully sure."),
-                io.Float.Input("drop_unsure", default=0.0, min=0.0, max=0.9, step=0.01, tooltip="Share of each frame's pixels with the lowest depth confidence that is not remembered (0.1 = the worst tenth). Needs a depth model with confidence."),
-                io.Float.Input("depth_edge", default=0.0, min=0.0, max=2.0, step=0.01, tooltip="Leave out pixels at depth steps larger than this share of the depth (0.1 = 10 %). 0 = off; Mirage finds the dominant surface of edge cells by itself.", advanced=True),
-                io.Int.Input("grow", default=4, min=0, max=256, tooltip="Grow sky and movers by this many pixels, for soft edges and shadows."),
-            ],
-            outputs=[
-                io.Mask.Output(display_name="static_mask", tooltip="White = may be remembered; connect to Init Latent Memory or Write Memory."),
-                io.Image.Output(display_name="overlay", tooltip="The frames; blue is sky, red moves, amber is unsure. What keeps its colours may be remembered."),
-            ],
-        )  # fmt: skip
-
-    @classmethod
-    def execute(
-        cls, images, sky_threshold, drop_unsure, depth_edge, grow, geometry=None, moving=None, keep=None
-    ) -> io.NodeOutput:  # fmt: skip
-        frames, height, width = images.shape[:3]
-        none = torch.zeros(frames, height, width, dtype=torch.bool)
-        sky, unsure = none, none
-        if geometry is not None:
-            shape = _same_frames(read_geometry(geometry), frames)
-            if shape.sky is not None:
-                sky = _at_size(is_sky(shape.sky, threshold=sky_threshold), (height, width))
-            if shape.confidence is not None and drop_unsure > 0:
-                unsure = _at_size(is_least_sure(shape.confidence, share=drop_unsure), (height, width))
-            if depth_edge > 0:
-                unsure = unsure | _at_size(is_depth_edge(shape.depth, min_step=depth_edge), (height, width))
-        moves = none if moving is None else _painted(moving, "moving", frames, (height, width))
-        kept = none if keep is None else _painted(keep, "keep", frames, (height, width))
-        sky, moves = grown_or_none(sky, grow) & ~kept, grown_or_none(moves, grow) & ~kept
-        unsure = unsure & ~kept
-        is_static = ~(sky | moves | unsure)
-        return io.NodeOutput(is_static.float(), mask_overlay(images.cpu(), sky, moves, unsure))
-
-
 class FramesForDepth(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -150,11 +99,6 @@ class FramesForDepth(io.ComfyNode):
     def execute(cls, images) -> io.NodeOutput:
         WAN22.latent_frames(images.shape[0])
         return io.NodeOutput(images[:: WAN22.temporal_stride])
-
-
-def grown_or_none(mask: torch.Tensor, steps: int) -> torch.Tensor:
-    """The mask grown by `steps` pixels; an empty mask costs nothing."""
-    return grown(mask, steps) if steps and mask.any() else mask
 
 
 def _cameras(image: torch.Tensor, fov: float, memory: Rollout | None) -> Cameras:
@@ -190,25 +134,3 @@ def _pictured_depth(depth_map: torch.Tensor | None, image: torch.Tensor, *, near
     # Depth pictures are inverse depth, as depth models draw them.
     depth = 1 / (1 / far + nearness * (1 / near - 1 / far))
     return depth.expand(image.shape[0], -1, -1).contiguous()
-
-
-def _same_frames(shape: Geometry, frames: int) -> Geometry:
-    count = shape.depth.shape[0]
-    if count == frames:
-        return shape
-    if count == WAN22.frames(frames):
-        return shape.frames(list(range(0, count, WAN22.temporal_stride)))
-    raise ValueError(f"There are {frames} frames and {count} depth maps. Make the geometry from the same frames.")
-
-
-def _at_size(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    return mask if tuple(mask.shape[1:]) == size else area_resampled(mask, size) > 0.5
-
-
-def _painted(mask: torch.Tensor, name: str, frames: int, size: tuple[int, int]) -> torch.Tensor:
-    mask = mask.float().cpu()
-    if mask.shape[0] == WAN22.frames(frames) != frames:
-        mask = mask[:: WAN22.temporal_stride]
-    if mask.shape[0] not in (1, frames):
-        raise ValueError(f"{name} has {mask.shape[0]} masks for {frames} frames. Give one per frame, or one for all.")
-    return _at_size(mask > 0.5, size).expand(frames, -1, -1)

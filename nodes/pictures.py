@@ -1,4 +1,4 @@
-"""Pictures that nodes show: masks over frames, a path from above, contact sheets, coverage over time."""
+"""Pictures that nodes show: a path from above, contact sheets, coverage over time."""
 
 from __future__ import annotations
 
@@ -29,21 +29,6 @@ def to_picture(frame: torch.Tensor) -> Image.Image:
 
 def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)
-
-
-def mask_overlay(
-    images: torch.Tensor, is_sky: torch.Tensor, is_moving: torch.Tensor, is_doubtful: torch.Tensor
-) -> torch.Tensor:
-    """Frames tinted by why a pixel is not remembered.
-
-    images: [frames height width 3] in [0, 1].  is_*: [frames height width] bool.
-    Remembered pixels stay as they are; sky turns blue, movers and painted parts red, doubtful depth amber.
-    """
-    tinted = images[..., :3].clone()
-    for is_tinted, color in ((is_doubtful, (1.0, 0.7, 0.2)), (is_sky, (0.25, 0.5, 1.0)), (is_moving, (1.0, 0.2, 0.25))):
-        mixed = 0.35 * tinted + 0.65 * torch.tensor(color)
-        tinted = torch.where(is_tinted[..., None], mixed, tinted)
-    return tinted
 
 
 def path_from_above(cameras: Cameras, segment_starts: list[int], *, size: int = 640) -> torch.Tensor:

@@ -12,6 +12,10 @@ MiragePath = io.Custom("MIRAGE_PATH")
 MirageView = io.Custom("MIRAGE_VIEW")
 # nodes.adapter.Adapter: a side branch and / or LoRA, loaded and checked.
 MirageAdapter = io.Custom("MIRAGE_ADAPTER")
+# mirage_core.evidence.Evidence: scores per pixel and frame of what may be sky, may move, may be wrong.
+MirageEvidence = io.Custom("MIRAGE_EVIDENCE")
+# The sliders of Dynamic/Sky Mask: plain JSON that mirage_core.mask_rules.MaskRules.of checks. A widget, not a wire.
+MirageMaskRules = io.Custom("MIRAGE_MASK_RULES")
 # The wire that pairs Segment Loop Start with its End; carries the number of segments.
 MirageLoop = io.Custom("MIRAGE_LOOP")
 

@@ -170,12 +170,12 @@ def test_sky_and_movers_are_masked_and_a_painted_keep_wins(bench):
     geometry["mask"][:, :20] = False
     moving, keep = torch.zeros(1, *SIZE), torch.zeros(1, *SIZE)
     moving[:, 40:, :30], keep[:, :10, :10] = 1, 1
-    mask, overlay = run(
+    mask, overlay, cells = run(
         bench.mask, images=bench.picture, geometry=geometry, moving=moving, keep=keep, sky_threshold=0.5,
         drop_unsure=0.0, depth_edge=0.0, grow=0,
     )  # fmt: skip
     assert mask[0, 15, 50] == 0 and mask[0, 50, 10] == 0 and mask[0, 5, 5] == 1 and mask[0, 30, 60] == 1
-    assert overlay[0, 15, 50, 2] > overlay[0, 15, 50, 0]
+    assert overlay[0, 15, 50, 2] > overlay[0, 15, 50, 0] and cells.shape == overlay.shape
 
 
 @pytest.mark.parametrize("seed_mode, seeds", [("fixed", [7, 7, 7]), ("increment", [7, 8, 9])])
