@@ -19,6 +19,7 @@ from .mask_routes import add_mask_routes
 from .memory_file_nodes import LoadMemory, SaveMemory
 from .memory_library import register_memory_folder
 from .memory_nodes import InitLatentMemory, ProjectMemory, WriteMemory
+from .memory_tool_nodes import EditMemory, InspectMemory, MergeMemories
 from .metric_nodes import RevisitScore
 from .nano_nodes import NanoSceneWords
 from .path_nodes import LoadCameraPath, SaveCameraPath, WorldScoreMoves
@@ -66,6 +67,9 @@ NODES: list[type[io.ComfyNode]] = [
     ExportMemory,
     SaveMemory,
     LoadMemory,
+    InspectMemory,
+    EditMemory,
+    MergeMemories,
     RevisitScore,
     NanoSceneWords,
     StandInText,

@@ -95,7 +95,9 @@ def _points(memory: Rollout, images, min_confidence: float):
     elif images is None:
         colors = latent_preview(joined["latents"].float().T[:, :, None, None])[:, 0, 0]
     else:
-        colors = frame_colors(joined["points"], joined["latent_index"], images, memory)
+        colors = latent_preview(joined["latents"].float().T[:, :, None, None])[:, 0, 0]
+        is_own = joined["latent_index"] >= 0  # those of earlier films are not in the frames of this one
+        colors[is_own] = frame_colors(joined["points"][is_own], joined["latent_index"][is_own], images, memory)
     return joined["points"], colors, joined["confidence"], joined["latent_index"]
 
 

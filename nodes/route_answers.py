@@ -6,7 +6,6 @@ What is answered is not known here.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from typing import Any
@@ -14,6 +13,8 @@ from urllib.parse import urlsplit
 
 import torch
 from aiohttp import web
+
+from ..mirage_core.tensor_files import plain_json
 
 MAX_BYTES = 4_000_000  # 10 000 keyframes written with all their digits
 
@@ -25,7 +26,10 @@ def is_same_origin(request: web.BaseRequest) -> bool:
     if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
         return False
     origin = request.headers.get("Origin")
-    return origin is None or urlsplit(origin).netloc.lower() == request.host.lower()
+    try:
+        return origin is None or urlsplit(origin).netloc.lower() == request.host.lower()
+    except ValueError:  # no address at all
+        return False
 
 
 def answered(answer: Answer) -> Answer:
@@ -50,16 +54,12 @@ async def asked(request: web.Request) -> dict[str, Any]:
     if len(body) > MAX_BYTES:
         raise ValueError(f"The question has more than {MAX_BYTES} bytes.")
     try:
-        question = json.loads(body, parse_constant=_not_finite)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError("The question is not JSON.") from error
+        question = plain_json(body)
+    except ValueError as error:
+        raise ValueError(f"The question cannot be answered: {error}.") from error
     if not isinstance(question, dict):
         raise ValueError("The question is a JSON object with settings.")
     return question
-
-
-def _not_finite(name: str) -> float:
-    raise ValueError(f"The question contains {name}; all numbers are finite.")
 
 
 async def run(executor: Executor | None, work: Callable, *given: Any) -> Any:

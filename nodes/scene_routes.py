@@ -10,6 +10,7 @@ import io
 import json
 import math
 import struct
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -26,12 +27,15 @@ from ..mirage_core.rollout import Rollout, Shot
 from ..mirage_core.segments import plan_segments
 from ..mirage_core.zbuffer import project
 from .camera_nodes import CameraPathNode, ordered_shot
+from .memory_colors import PREVIEW, coloring
 from .memory_nodes import view_picture
 from .route_answers import answered, asked, run
-from .scenes import SCENES, Scene, colored_points
+from .scenes import SCENES, ColoredPoints, Scene, colored_points
 
 ASSUMED_FOV = 55.0  # until a geometry model has seen the picture
 SCENE_CHANGED = "mirage.scene"
+_AFTER = "after"
+_MAX_CLIENT = 200
 
 # One heavy question at a time, so that an editor never takes more than one core from a film in the making.
 _heavy = ThreadPoolExecutor(1, thread_name_prefix="mirage-scene")
@@ -51,16 +55,21 @@ def add_routes() -> None:
 
 
 async def _scenes(request: web.Request) -> web.Response:
-    return web.json_response([_described(scene) for scene in SCENES.newest_first()])
+    return web.json_response([_described(scene) for scene in SCENES.newest_first(_client(request.query))])
 
 
 async def _points(request: web.Request) -> web.Response:
     """uint32 n, then float32 n x 3 positions and n footprints, then uint8 n x 3 colours; all little-endian."""
-    scene = SCENES.get(request.query.get("scene", ""))
-    points = await run(_heavy, colored_points, scene.rollout.memory)
+    scene = SCENES.get(request.query.get("scene", ""), _client(request.query))
+    rollout = scene.rollout if request.query.get("stage", _AFTER) == _AFTER else scene.before or scene.rollout
+    points = await run(_heavy, _painted, rollout, request.query.get("color", PREVIEW))
     numbers = [one.numpy().astype("<f4").tobytes() for one in (points.positions, points.footprints)]
     body = [struct.pack("<I", len(points.positions)), *numbers, points.colors.numpy().tobytes()]
     return web.Response(body=b"".join(body), content_type="application/octet-stream")
+
+
+def _painted(rollout: Rollout, by: str) -> ColoredPoints:
+    return colored_points(rollout.memory, colors=coloring(rollout, by))
 
 
 async def _path(request: web.Request) -> web.Response:
@@ -151,6 +160,8 @@ def _described(scene: Scene) -> dict[str, Any]:
     rollout = scene.rollout
     return {
         "node": scene.node,
+        "client": scene.client,
+        "is_edited": scene.before is not None,
         "version": scene.version,
         "points": rollout.memory.count,
         "segments_done": rollout.segments_done,
@@ -192,7 +203,15 @@ def _scene(asked: dict[str, Any]) -> Scene | None:
     node = asked.get("scene")
     if node is not None and not isinstance(node, str):
         raise ValueError("scene is the id of the node that made it, or null.")
-    return None if node is None else SCENES.get(node)
+    return None if node is None else SCENES.get(node, _client(asked))
+
+
+def _client(asked: Mapping[str, Any]) -> str:
+    """The page that asks, as it names itself to the host; a scene of its own is preferred to others'."""
+    client = asked.get("client", "")
+    if not isinstance(client, str) or len(client) > _MAX_CLIENT:
+        raise ValueError(f"client is the id of a page, a text of at most {_MAX_CLIENT} letters.")
+    return client
 
 
 def _from_here(asked: dict[str, Any]) -> bool:

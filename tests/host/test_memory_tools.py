@@ -1,0 +1,147 @@
+"""Inspect, Edit and Merge Memory beside the real host."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mirage_core.memory_edits import everything, locked
+from mirage_core.memory_numbers import known_now, latent_frames_of, memory_numbers, segment_of
+from mirage_core.rollout import Rollout
+from tests.core.test_scene_files import IMAGE, SIZE, filmed
+
+
+@pytest.fixture(scope="module")
+def nodes(pack):
+    return pack("memory_tool_nodes")
+
+
+@pytest.fixture(scope="module")
+def film() -> Rollout:
+    return filmed()
+
+
+def run(node, **inputs):
+    with torch.inference_mode():
+        return node.execute(**inputs).args
+
+
+def edited(nodes, film, action="forget", **rule):
+    return run(nodes.EditMemory, memory=film, action=action, rule=rule)
+
+
+def test_the_numbers_count_every_point_once(film):
+    numbers = memory_numbers(film)
+    cells = SIZE[0] * SIZE[1]
+    assert numbers.points == 17 * cells and numbers.segments == {0: cells, 1: 8 * cells, 2: 8 * cells}
+    assert numbers.bytes["latents"] == numbers.points * 48 * 4 and numbers.confidence == (1.0,) * 5
+    assert numbers.low[2] == pytest.approx(3.0) and numbers.high[2] == pytest.approx(3.0)
+
+
+def test_segments_are_those_of_the_film_and_earlier_films_come_before(film):
+    index = torch.tensor([-3, 0, 1, 8, 9, 16])
+    assert segment_of(film, index).tolist() == [-1, 0, 1, 1, 2, 2]
+    assert latent_frames_of(film, 0, 1) == (0, 8) and latent_frames_of(film, 2, 2) == (9, 16)
+    low, high = latent_frames_of(film, -1, 0)
+    assert low < -(10**6) and high == 0
+    with pytest.raises(ValueError, match="from 2 to 1"):
+        latent_frames_of(film, 2, 1)
+
+
+def test_a_finished_film_of_a_wall_knows_all_of_its_path(film):
+    shares = known_now(film)
+    assert [len(one) for one in shares] == [9, 8] and min(min(one) for one in shares) > 0.9
+
+
+@pytest.mark.parametrize("color", ["preview", "age", "confidence", "segment", "locked"])
+def test_inspect_shows_a_plan_in_every_colouring(nodes, host, film, color, tmp_path):
+    host.folder_paths.set_temp_directory(str(tmp_path))
+    some = tuple(one if index == 2 else ~one for index, one in enumerate(everything(film.memory)))
+    plan, known, report = run(nodes.InspectMemory, memory=replace(film, memory=locked(film.memory, some)), color=color)
+    assert plan.shape == (1, 768, 768, 3) and known.shape[0] == 1
+    assert "408 points (latents of 48 channels) in 3 blocks, 192 locked" in report and "MiB: points" in report
+    distinct = (plan[0, 40:].reshape(-1, 3) * 255).byte().unique(dim=0)
+    assert len(distinct) > 4
+
+
+def test_an_empty_memory_can_be_inspected(nodes, film):
+    bare, _ = edited(nodes, film, rule="everything")
+    _, _, report = run(nodes.InspectMemory, memory=bare, color="age")
+    assert report.startswith("0 points")
+
+
+@pytest.mark.parametrize(
+    ("rule", "left"),
+    [
+        ({"rule": "box", "box": "-9 -9 0, 9 9 2.9"}, 408),
+        ({"rule": "box", "box": "9 9 3.5  -9 -9 0"}, 0),
+        ({"rule": "segments", "first": 1, "last": 1}, 216),
+        ({"rule": "segments", "first": -1, "last": 0}, 384),
+        ({"rule": "age", "older_than": 0}, 192),
+        ({"rule": "age", "older_than": 1}, 384),
+        ({"rule": "age", "older_than": 9}, 408),
+        ({"rule": "confidence", "below": 0.5}, 408),
+        ({"rule": "everything"}, 0),
+    ],
+)
+def test_each_rule_chooses_its_points(nodes, film, rule, left):
+    memory, report = edited(nodes, film, **rule)
+    assert memory.memory.count == left and film.memory.count == 408
+    assert f"{408 - left} of 408 points chosen by {rule['rule']}, {left} are left" in report
+
+
+def test_a_mask_at_a_frame_chooses_what_shows_there(nodes, film):
+    mask = torch.zeros(1, *IMAGE)
+    mask[:, :, :48] = 1
+    memory, _ = edited(nodes, film, rule="mask", mask=mask, frame=0, behind=False)
+    before, after = film.view(film.plan[0]).is_covered[0], replace(film, memory=memory.memory).view(film.plan[0])
+    assert before.all() and not after.is_covered[0, :, :2].any() and after.is_covered[0, :, 4:].all()
+
+
+def test_rules_that_say_nothing_are_refused(nodes, film):
+    with pytest.raises(ValueError, match="six numbers"):
+        edited(nodes, film, rule="box", box="1 2 3")
+    with pytest.raises(ValueError, match="six numbers"):
+        edited(nodes, film, rule="box", box="nan " * 6)
+    with pytest.raises(ValueError, match="marks nothing"):
+        edited(nodes, film, rule="mask", mask=torch.zeros(1, *IMAGE), frame=0, behind=False)
+    with pytest.raises(ValueError, match="frame 99; the film has frames 0 to 64"):
+        edited(nodes, film, rule="mask", mask=torch.ones(1, *IMAGE), frame=99, behind=False)
+
+
+def test_locked_points_stay_and_the_report_says_so(nodes, film):
+    safe, _ = edited(nodes, film, "lock", rule="segments", first=2, last=2)
+    memory, report = edited(nodes, safe, rule="everything")
+    assert memory.memory.count == 192 and "192 locked ones stayed" in report
+    freed, _ = edited(nodes, memory, "unlock", rule="everything")
+    assert edited(nodes, freed, rule="everything")[0].memory.count == 0
+
+
+def test_forgetting_all_else_keeps_the_choice(nodes, film):
+    memory, _ = edited(nodes, film, "forget all else", rule="segments", first=0, last=0)
+    assert memory.memory.count == 24
+
+
+def test_two_forks_of_one_film_merge_in_their_shared_frame(nodes, film):
+    first, _ = edited(nodes, film, rule="segments", first=2, last=2)
+    second, _ = edited(nodes, film, rule="segments", first=1, last=1)
+    merged, report = run(nodes.MergeMemories, memory=first, second=second, placing={"placing": "shared frame"})
+    assert merged.memory.count > first.memory.count and merged.cameras is first.cameras
+    assert "of its 216 points added" in report and "% of the second lies on the first's surfaces" in report
+
+
+def test_a_given_offset_moves_the_second(nodes, film):
+    placing = {"placing": "given offset", "right": 100.0, "up": 2.0, "forward": 0.0, "pan": 90.0, "tilt": 0.0}
+    merged, _ = run(nodes.MergeMemories, memory=film, second=film, placing=placing)
+    added = torch.cat([block.points for block in merged.memory.blocks[3:]])
+    assert len(added) == 408 and torch.allclose(added[:, 0], torch.tensor(103.0))
+    assert added[:, 1].mean() == pytest.approx(-2.0, abs=1e-4)
+
+
+def test_worlds_that_do_not_fit_are_refused_with_what_is_missing(nodes, film):
+    placing = {"placing": "fit surfaces", "with_scale": False, "min_overlap": 0.25}
+    placing |= {"right": 0.0, "up": 0.0, "forward": 500.0, "pan": 0.0, "tilt": 0.0}
+    with pytest.raises(ValueError, match="The memories do not fit: 0% of the second"):
+        run(nodes.MergeMemories, memory=film, second=film, placing=placing)
