@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.small_vaes import narrow_taehv, small_wan22
 from training.stand_in import vae as stand_in
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,27 +35,7 @@ def painter(host):
 @pytest.fixture(scope="module")
 def autoencoder(host):
     """The host's TAEHV with a decoder of the same layers and random weights, but narrow and therefore quick."""
-    return narrow(host, seed=0)
-
-
-def narrow(host, *, seed: int, width: int = 8):
-    import comfy.taesd.taehv as taehv
-
-    act = torch.nn.ReLU()
-    layers: list[torch.nn.Module] = [taehv.Clamp(), taehv.conv(48, width), act]
-    for stride in (1, 2, 2):
-        layers += [taehv.MemBlock(width, width, act) for _ in range(3)]
-        layers += [torch.nn.Upsample(scale_factor=2), taehv.TGrow(width, stride), taehv.conv(width, width, bias=False)]
-    vae = host.comfy.sd.VAE(sd=stand_in.stand_in_vae())
-    vae.first_stage_model.decoder = torch.nn.Sequential(*layers, act, taehv.conv(width, 12))
-    generator = torch.Generator().manual_seed(seed)
-    for tensor in vae.first_stage_model.decoder.parameters():
-        fan_in = tensor[0].numel() if tensor.ndim > 1 else 100
-        tensor.data = torch.randn(tensor.shape, generator=generator) * fan_in**-0.5
-    layers[-1] = vae.first_stage_model.decoder[-1]
-    layers[-1].weight.data *= 0.3
-    layers[-1].bias.data = torch.full((12,), 0.5)
-    return vae
+    return narrow_taehv(seed=0)
 
 
 @pytest.fixture
@@ -158,22 +139,8 @@ def test_pieces_decode_to_the_very_frames_of_a_decode_in_one_go(films, memory_of
 
 @pytest.fixture(scope="module")
 def wan22(host):
-    """The class of the real Wan2.2 VAE, at a thousandth of its size; random weights look back as far as any."""
-    import comfy.ldm.wan.vae2_2 as real
-
-    generator = torch.Generator().manual_seed(0)
-    model = real.WanVAE(dim=8, dec_dim=8, z_dim=48, temperal_downsample=[False, True, True])
-    for name, tensor in model.named_parameters():
-        fan_in = tensor[0].numel() if tensor.ndim > 1 else 1
-        tensor.data = torch.randn(tensor.shape, generator=generator) * fan_in**-0.5
-        if name.endswith("gamma"):
-            tensor.data = torch.ones(tensor.shape)
-        if name.endswith("bias"):
-            tensor.data = 0.1 * tensor.data
-    vae = host.comfy.sd.VAE(sd=stand_in.stand_in_vae())
-    vae.first_stage_model = model.eval()
-    vae.process_output = lambda image: image.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
-    return vae
+    """The class of the real Wan2.2 VAE, small; its random weights look back in time as far as any."""
+    return small_wan22(seed=0)
 
 
 def test_the_wan22_vae_decodes_pieces_to_the_very_frames_of_the_whole_film(films, memory_of, wan22):
@@ -328,10 +295,10 @@ def test_a_missing_picture_is_made_again(memory_of, write, output):
     assert contents(output / "film_00001") == before
 
 
-def test_other_settings_begin_another_film(memory_of, write, host):
+def test_other_settings_begin_another_film(memory_of, write):
     assert write(memory_of(1)).args[2] == "mirage/film_00001.mp4"
     assert write(memory_of(1), crf=30).args[2] == "mirage/film_00002.mp4"
-    assert write(memory_of(1), vae=narrow(host, seed=1)).args[2] == "mirage/film_00003.mp4"
+    assert write(memory_of(1), vae=narrow_taehv(seed=1)).args[2] == "mirage/film_00003.mp4"
     assert write(memory_of(1)).args[2] == "mirage/film_00001.mp4"
 
 
@@ -376,7 +343,7 @@ def plain(fixture):
     return getattr(fixture, "__wrapped__", None) or fixture.__pytest_wrapped__.obj
 
 found = plain(fixtures.host)()
-films, vae = plain(test.films)(plain(fixtures.pack)(found)), test.narrow(found, seed=0)
+films, vae = plain(test.films)(plain(fixtures.pack)(found)), test.narrow_taehv(seed=0)
 memory_of = plain(test.memory_of)(films)
 for line in sys.stdin:
     child = os.fork()
