@@ -23,7 +23,8 @@ class FreeSpace:
     def __init__(self, grid: LatentGrid, size: tuple[int, int], filmed_cameras: Cameras | None = None) -> None:
         """size: (rows, columns).  filmed_cameras: latent_index of a point is an index into them."""
         self._grid, self._size = grid, size
-        self._filmed = () if filmed_cameras is None else projection_matrices(filmed_cameras, size, grid)
+        none = torch.zeros(0, 3, 4, dtype=torch.float64)
+        self._filmed = none if filmed_cameras is None else projection_matrices(filmed_cameras, size, grid)
         self._looks: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._earlier: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 

@@ -188,7 +188,9 @@ class Rollout:
                 "This film remembers colours: what they show has to be encoded, and no VAE is connected. Connect the "
                 "Wan2.2 VAE to Project Memory, or start the film with the kind latent."
             )
-        return project(self.memory, self.cameras_of(segment), self.size)
+        view = project(self.memory, self.cameras_of(segment), self.size)
+        # The memory may hold half precision; what is sampled from is computed with.
+        return replace(view, latents=view.latents.float())
 
     def preceding(self, count: int) -> tuple[torch.Tensor, MemoryView] | None:
         """Up to `count` latents just before the overlap latent, with what the memory showed when they were made.
@@ -209,6 +211,7 @@ class Rollout:
         view: MemoryView,
         block: MemoryBlock | None = None,
         *,
+        memory: LatentMemory | None = None,
         note: str = "",
     ) -> Rollout:
         """The film after the next segment.
@@ -216,6 +219,7 @@ class Rollout:
         latents: [channels frames rows columns] of the whole segment, normalised, the overlap latent first.
         view: what the memory showed to that segment, one frame per latent frame.
         block: the points to remember, or None to remember nothing new.
+        memory: the memory with the segment written into it (fusion.py), in place of `block`.
         Raises ValueError when the latents are not those of the next segment.
         """
         segment = self.next_segment
@@ -230,7 +234,7 @@ class Rollout:
         shares = view.is_covered.float().mean(dim=(1, 2)).tolist()
         return replace(
             self,
-            memory=self.memory if block is None else self.memory.extended(block),
+            memory=memory or (self.memory if block is None else self.memory.extended(block)),
             latents=(*self.latents, latents[:, 1:]),
             last_view=view,
             coverage=(*self.coverage, tuple(shares)),

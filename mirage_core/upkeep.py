@@ -45,8 +45,9 @@ def resident_bytes(memory: LatentMemory) -> int:
 
 
 def gathered(memory: LatentMemory, index: torch.Tensor) -> MemoryBlock:
-    """Points of a memory by their index in it; index: [m] ascending."""
-    return joined([block.chosen(rows) for block, rows, _ in _rows_by_block(memory, index)])
+    """Points of a memory, which has some, by their index in it; index: [m] ascending."""
+    parts = [block.chosen(rows) for block, rows, _ in _rows_by_block(memory, index)]
+    return joined(parts or [memory.blocks[0].chosen(slice(0))])
 
 
 def changed(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from ..mirage_core.camera import Cameras
@@ -80,28 +82,47 @@ def segment_block(
         block = _new_pixels(rollout, pictures.cpu(), fitted, static_mask)
         what = f"{pictures[1:].shape[:3].numel()} pixels"
     else:
-        block = _new_cells(rollout, latents, fitted, static_mask)
+        cells = new_cells(rollout, latents, fitted, static_mask)
+        block = lift(
+            cells.latents,
+            cells.depth,
+            cells.cameras,
+            rollout.memory.grid,
+            is_static=cells.is_static,
+            confidence=cells.confidence,
+            first_latent_index=rollout.film.shape[1],
+        )
         what = f"{fitted.depth[1:].numel()} cells"
     written = f"{len(block)} of {what} written"
     return block, ", ".join([written, *fitted.notes, f"{rollout.memory.count + len(block)} points in all"])
 
 
-def _new_cells(
+@dataclass(frozen=True)
+class NewCells:
+    """The new latent frames of a segment on the latent grid: what lift() and fused() take."""
+
+    latents: torch.Tensor
+    depth: torch.Tensor
+    cameras: Cameras
+    is_static: torch.Tensor | None
+    confidence: torch.Tensor | None
+
+
+def new_cells(
     rollout: Rollout,
     latents: torch.Tensor,
     fitted: FittedDepth,
     static_mask: torch.Tensor | None,
-) -> MemoryBlock:
+) -> NewCells:
+    """The next segment's latent frames without the overlap."""
     depth, confidence = fitted.depth, fitted.confidence
     is_static = None if static_mask is None else static_cells(static_mask, len(depth), rollout.size)[_NEW]
-    return lift(
+    return NewCells(
         latents[:, _NEW],
         depth[_NEW],
         fitted.cameras[_NEW],
-        rollout.memory.grid,
-        is_static=is_static,
-        confidence=_at_cells(None if confidence is None else confidence[_NEW], rollout.size),
-        first_latent_index=rollout.film.shape[1],
+        is_static,
+        _at_cells(None if confidence is None else confidence[_NEW], rollout.size),
     )
 
 

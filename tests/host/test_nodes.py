@@ -156,10 +156,12 @@ def test_depth_of_another_scale_is_brought_to_that_of_the_memory(bench):
     memory = started(bench)
     segment = generated(bench, memory)
     geometry = room(bench, torch.rand(3, *SIZE, 3), memory)
-    true = run(bench.write, memory=memory, segment=segment, geometry=geometry)[0].memory.points
+    true = run(bench.write, memory=memory, segment=segment, geometry=geometry, memory_mode="append")[0].memory.points
     geometry["depth"] = geometry["depth"] * 1.7
-    aligned = run(bench.write, memory=memory, segment=segment, geometry=geometry)[0].memory.points
-    raw = run(bench.write, memory=memory, segment=segment, geometry=geometry, align_depth=False)[0].memory.points
+    aligned = run(bench.write, memory=memory, segment=segment, geometry=geometry, memory_mode="append")[0].memory.points
+    raw = run(bench.write, memory=memory, segment=segment, geometry=geometry, align_depth=False, memory_mode="append")[
+        0
+    ].memory.points
     assert torch.allclose(aligned, true, rtol=0.03, atol=0.03)
     assert not torch.allclose(raw, true, rtol=0.3)
 
