@@ -1,0 +1,108 @@
+"""The autoencoder: latents that move like pictures, and training that survives a kill.
+
+Against the host: tests/host/test_nano_formats.py.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from training import autoencoder
+from training.autoencoder import ClipReader, Warp, latent_penalty, psnr, random_warp
+from training.taehv import Autoencoder, MemBlock
+
+
+@pytest.fixture(scope="module")
+def model() -> Autoencoder:
+    """Random weights in which every layer matters."""
+    torch.manual_seed(3)
+    made = Autoencoder().eval()
+    with torch.no_grad():
+        for one in made.parameters():
+            one.add_(torch.randn_like(one) * (0.3 / max(1, one[0].numel()) ** 0.5))
+    return made
+
+
+@torch.no_grad()
+def test_later_frames_change_no_earlier_latent(model):
+    frames = torch.rand(1, 9, 3, 32, 32)
+    assert torch.allclose(model.encode(frames)[:, :2], model.encode(frames[:, :5]), atol=1e-5)
+
+
+def test_other_numbers_of_frames_are_refused(model):
+    with pytest.raises(ValueError, match="6 frames"):
+        model.encode(torch.rand(1, 6, 3, 32, 32))
+
+
+@torch.no_grad()
+def test_a_network_grows_deeper_without_a_jump():
+    made = Autoencoder().eval()
+    frames = torch.rand(1, 1, 3, 32, 32)
+    outputs = []
+    for depth in (1, 2, 3):
+        made.set_depth(depth)
+        outputs.append(made.decode(made.encode(frames)))
+    assert torch.allclose(outputs[0], outputs[1], atol=1e-6) and torch.allclose(outputs[0], outputs[2], atol=1e-6)
+    made.set_depth(1)
+    assert sum(isinstance(one, MemBlock) and not one.is_idle for one in made.encoder) == 3
+
+
+def test_a_warp_that_moves_nothing_changes_nothing():
+    pictures = torch.rand(2, 3, 4, 8, 8)
+    still = random_warp(2, moved=0)
+    assert torch.allclose(still.of(pictures), pictures, atol=1e-5)
+    assert still.is_inside((8, 8), 0.0).min() == 1
+
+
+def test_latents_and_pictures_are_warped_to_the_same_place():
+    shift = Warp(torch.tensor([[[1.0, 0, 0.5], [0, 1, 0]]]))  # a quarter of the picture to the left
+    pictures, latents = torch.zeros(1, 1, 1, 32, 32), torch.zeros(1, 1, 1, 8, 8)
+    pictures[..., 8:12, 16:20], latents[..., 2, 4] = 1, 1
+    assert (shift.of(pictures)[0, 0, 0, 8:12, 8:12] == 1).all() and shift.of(latents)[0, 0, 0, 2, 2] == 1
+
+
+def test_penalty_is_small_for_white_latents_only():
+    white = torch.randn(4, 1, 48, 40, 40)
+    assert latent_penalty(white) < 0.05
+    assert latent_penalty(white + 1) > 0.9
+    assert latent_penalty(white[:, :, :1].expand(-1, -1, 48, -1, -1)) > 40
+
+
+def test_psnr_of_a_known_error():
+    picture = torch.full((2, 1, 3, 4, 4), 0.5)
+    assert psnr(picture + 0.1, picture) == pytest.approx(20, abs=1e-3)
+
+
+def test_training_lowers_the_loss_and_goes_on_after_a_kill(clips, tmp_path, monkeypatch):
+    random.seed(0)
+    asked = ["x", "--clips", str(clips), "--folder", str(tmp_path), "--threads", "1", "--latents-per-step", "2"]
+    monkeypatch.setattr(autoencoder, "ENCODER_FROM", 3)
+    losses = []
+    for steps in ("4", "10"):
+        monkeypatch.setattr(sys, "argv", [*asked, "--steps", steps])
+        autoencoder.main()
+        losses = [entry["loss"] for entry in _log(tmp_path)]
+        assert len(losses) == int(steps)
+        (tmp_path / "checkpoint.9.part").write_bytes(b"what a kill leaves behind")
+    assert sum(losses[-3:]) < sum(losses[:3])
+    assert (tmp_path / "loss.png").stat().st_size > 500
+    weights = load_file(tmp_path / "nano_vae.safetensors")
+    assert all(one.dtype == torch.float16 for one in weights.values())
+    assert set(weights) == set(Autoencoder().state_dict())
+
+
+def _log(folder) -> list[dict]:
+    with safe_open(folder / "checkpoint.safetensors", framework="pt") as file:
+        return json.loads(file.metadata()["about"])["log"]
+
+
+def test_a_pool_without_clips_says_how_to_fill_it(tmp_path):
+    with pytest.raises(ValueError, match=r"training\.clip_pool"):
+        ClipReader(tmp_path, 4)

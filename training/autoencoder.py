@@ -1,0 +1,307 @@
+"""Train the autoencoder of the nano world on rendered clips: python -m training.autoencoder --clips FOLDER
+
+Every step: some clips are encoded; half of the latents are then warped (shifted, turned, scaled) and have to decode to
+the warped pictures, the others to the pictures themselves. Warping latents is what a memory does, so they must move as
+pictures do. Penalties hold mean, variance and correlation of the latents at those that Wan2.2's latents have, so that
+the host's own normalisation fits. The result is a file for the stock VAELoader.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn import functional
+
+from .clip_pool import clip_files, read_pictures
+from .run import Run, Training, add_arguments, asked_run, write_weights
+from .taehv import Autoencoder, MemBlock
+
+GROW_AT = (1200, 3000)  # steps from which two and three blocks per stage are trained
+ENCODER_FROM = 400  # step from which the encoder is trained too
+_NOISE = 0.1  # most noise on a latent while training, in standard deviations: a diffusion model's are never exact
+
+
+class Warp(NamedTuple):
+    """A similarity of the picture plane per clip: grid_sample's affine matrices [clips 2 3]."""
+
+    matrices: torch.Tensor
+
+    def of(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Pictures or latents [clips frames channels rows columns] moved; the border is repeated outside."""
+        frames = pictures.shape[1]
+        flat = pictures.flatten(0, 1)
+        matrices = self.matrices.repeat_interleave(frames, 0).to(flat)
+        grid = functional.affine_grid(matrices, list(flat.shape), align_corners=False)
+        return functional.grid_sample(flat, grid, padding_mode="border", align_corners=False).view_as(pictures)
+
+    def is_inside(self, size: tuple[int, int], margin: float) -> torch.Tensor:
+        """[clips 1 1 H W] 1 where the moved picture shows something that is `margin` (of 2) inside of the old one."""
+        shape = [len(self.matrices), 1, *size]
+        grid = functional.affine_grid(self.matrices, shape, align_corners=False)
+        return (grid.abs().amax(-1) < 1 - margin).float()[:, None, None]
+
+
+def random_warp(clips: int, *, moved: int) -> Warp:
+    """Shifts up to a fifth of the picture, scales 0.8 to 1.25, turns up to 12 degrees for the first `moved` clips."""
+    matrices = torch.zeros(clips, 2, 3)
+    for index in range(clips):
+        scale, turn, right, down = 1.0, 0.0, 0.0, 0.0
+        if index < moved:
+            scale, turn = math.exp(random.uniform(-0.22, 0.22)), math.radians(random.uniform(-12, 12))
+            right, down = random.uniform(-0.4, 0.4), random.uniform(-0.4, 0.4)
+        cosine, sine = math.cos(turn) * scale, math.sin(turn) * scale
+        matrices[index] = torch.tensor([[cosine, -sine, right], [sine, cosine, down]])
+    return Warp(matrices)
+
+
+def latent_penalty(latents: torch.Tensor) -> torch.Tensor:
+    """How far normalised latents [clips frames 48 rows columns] are from mean 0, variance 1 and no correlation."""
+    values = latents.movedim(2, 0).flatten(1).float()
+    mean = values.mean(1, keepdim=True)
+    covariance = (values - mean) @ (values - mean).T / values.shape[1]
+    return mean.square().mean() + (covariance - torch.eye(len(covariance), device=values.device)).square().sum(1).mean()
+
+
+def picture_loss(made: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Absolute and squared error, and the absolute error of differences between neighbours, where weight is 1."""
+    error = (made - wanted) * weight
+    share = weight.mean().clamp_min(0.05)
+    edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    return (error.abs().mean() + 4 * error.square().mean() + 0.5 * edges) / share
+
+
+def training_loss(model: Autoencoder, frames: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+    """The loss on clips [clips frames 3 H W] in [0, 1], and figures for the log."""
+    with _autocast(frames.device):
+        latents = model.encode(frames).float()
+        clips = len(frames)
+        warp = random_warp(clips, moved=clips // 2)
+        moved = clips // 2
+        given = torch.cat([Warp(warp.matrices[:moved]).of(latents[:moved]), latents[moved:]])
+        given = given + torch.randn_like(given) * (random.random() * _NOISE)
+        made = model.decode(given).float()
+    wanted = torch.cat([Warp(warp.matrices[:moved]).of(frames[:moved]), frames[moved:]])
+    weight = warp.is_inside((frames.shape[-2], frames.shape[-1]), 16 / frames.shape[-1]).to(frames)
+    weight[moved:] = 1
+    picture, penalty = picture_loss(made, wanted, weight), latent_penalty(latents)
+    figures = {"picture": float(picture.detach()), "penalty": float(penalty.detach())}
+    return picture + 0.05 * penalty, figures
+
+
+class ClipReader:
+    """Random clips of 1, 5 or 9 frames out of a pool on the disk that may still be growing."""
+
+    def __init__(self, folder: Path, latents_per_step: int) -> None:
+        self.folder, self.latents_per_step, self.files, self.reads = folder, latents_per_step, clip_files(folder), 0
+        if not self.files:
+            raise ValueError(f"There are no clips in {folder}. Render some: python -m training.clip_pool {folder}")
+
+    def read(self) -> torch.Tensor:
+        """[clips frames 3 H W] in [0, 1]."""
+        self.reads += 1
+        if self.reads % 200 == 0:
+            self.files = clip_files(self.folder)
+        latent_frames = random.choice((1, 1, 2, 3))
+        clips = max(2, self.latents_per_step // latent_frames)
+        return torch.stack([self._clip(4 * latent_frames - 3) for _ in range(clips)])
+
+    def pictures(self, count: int) -> torch.Tensor:
+        """[count 1 3 H W], one from each of as many clips."""
+        return torch.stack([self._clip(1) for _ in range(count)])
+
+    def _clip(self, count: int) -> torch.Tensor:
+        path = random.choice(self.files)
+        pace = random.choice((1, 1, 1, 2))
+        whole = read_pictures(path, random.randint(0, 33 - 1 - (count - 1) * pace), (count - 1) * pace + 1)
+        clip = whole[::pace].movedim(-1, 1).float() / 255
+        return clip.flip(-1) if random.random() < 0.5 else clip
+
+
+class Figures(NamedTuple):
+    """On clips that were never trained on: PSNR in dB (higher is better) of pictures encoded and decoded, of those of
+    the first latents alone, of warped latents decoded, of warped pictures encoded and decoded; rank of the latents'
+    covariance (48 at best), largest mean and largest deviation of the variance from 1, largest activation."""
+
+    psnr: float
+    psnr_first: float
+    psnr_warped_latents: float
+    psnr_warped_pictures: float
+    rank: float
+    mean: float
+    variance: float
+    activation: float
+
+
+@torch.no_grad()
+def measure(model: Autoencoder, clips: torch.Tensor) -> Figures:
+    """clips: [clips frames 3 H W] in [0, 1]. Warps are the same in every call."""
+    state = random.getstate()
+    random.seed(1)
+    warp = random_warp(len(clips), moved=len(clips))
+    random.setstate(state)
+    with _autocast(clips.device):
+        latents = model.encode(clips).float()
+        plain = model.decode(latents).float()
+        moved_clips = warp.of(clips)
+        from_latents = model.decode(warp.of(latents)).float()
+        from_pictures = model.decode(model.encode(moved_clips).float()).float()
+    inside = warp.is_inside((clips.shape[-2], clips.shape[-1]), 32 / clips.shape[-1]).to(clips)
+    values = latents.movedim(2, 0).flatten(1)
+    covariance = torch.cov(values)
+    spectrum = torch.linalg.eigvalsh(covariance).clamp_min(0)
+    share = spectrum / spectrum.sum()
+    return Figures(
+        psnr(plain, clips),
+        psnr(plain[:, :1], clips[:, :1]),
+        psnr(from_latents, moved_clips, inside),
+        psnr(from_pictures, moved_clips, inside),
+        float(torch.exp(-(share * share.clamp_min(1e-9).log()).sum())),
+        float(values.mean(1).abs().max()),
+        float((covariance.diagonal() - 1).abs().max()),
+        float(latents.abs().max()),
+    )
+
+
+def psnr(made: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor | None = None) -> float:
+    """Peak signal-to-noise ratio in dB, the mean over clips; weight [clips 1 1 H W] of 0 and 1 picks pixels."""
+    error = (made.clamp(0, 1) - wanted).square()
+    weight = torch.ones_like(error[:, :1, :1]) if weight is None else weight
+    per_clip = (error * weight).mean(dim=(1, 2, 3, 4)) / weight.mean(dim=(1, 2, 3, 4))
+    return float(-10 * torch.log10(per_clip.clamp_min(1e-10)).mean())
+
+
+def write_sheet(path: Path, model: Autoencoder, clips: torch.Tensor) -> None:
+    """Rows of: picture, decoded, warped picture, decoded warped latents."""
+    with torch.no_grad(), _autocast(clips.device):
+        warp = random_warp(len(clips), moved=len(clips))
+        latents = model.encode(clips).float()
+        columns = [clips, model.decode(latents).float(), warp.of(clips), model.decode(warp.of(latents)).float()]
+    rows = torch.cat([column[:, -1].cpu() for column in columns], dim=-1).clamp(0, 1)
+    picture = (torch.cat(list(rows), dim=-2) * 255).round().byte().movedim(0, -1)
+    Image.fromarray(picture.numpy()).save(path)
+
+
+def held_out_clips(folder: Path, count: int = 12) -> torch.Tensor:
+    """[clips 5 3 H W] of the first `count` clips in a folder."""
+    return torch.stack([read_pictures(path, 0, 5).movedim(-1, 1).float() / 255 for path in clip_files(folder)[:count]])
+
+
+def averaged_model(training: Training) -> Autoencoder:
+    model = Autoencoder()
+    model.load_state_dict(training.averaged(), strict=False)
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return model.to(training.run.device).eval()
+
+
+def export(path: Path, training: Training, figures: Figures | None) -> None:
+    """The averaged weights in half precision, for the stock VAELoader."""
+    about = {"steps": str(training.run.step), "minutes": f"{training.run.seconds / 60:.0f}"}
+    if figures is not None:
+        about |= {name: f"{value:.4g}" for name, value in figures._asdict().items()}
+    write_weights(path, {name: one.half() for name, one in averaged_model(training).state_dict().items()}, about)
+
+
+def train(run: Run, clips: Path, held_out: Path | None, *, latents_per_step: int, rate: float) -> Training:
+    """Train for as long as `run` says; writes checkpoint, plot, sheet.png and nano_vae.safetensors to its folder."""
+    model = Autoencoder()
+    reader, kept = ClipReader(clips, latents_per_step), held_out_clips(held_out) if held_out else None
+    random.seed(run.step + 1)
+    _start(model, reader.pictures(200))
+    training = Training(model, run, rate=rate)
+    model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def show() -> None:
+        figures = None
+        if kept is not None:
+            shown = averaged_model(training)
+            figures = measure(shown, kept.to(run.device))
+            write_sheet(run.folder / "sheet.png", shown, kept[:6].to(run.device))
+            print(f"step {run.step}, {run.seconds / 60:.1f} min: {_told(figures)}", flush=True)
+        export(run.folder / "nano_vae.safetensors", training, figures)
+
+    for step in training.steps(show=show):
+        model.set_depth(1 + sum(step >= grow for grow in GROW_AT))
+        model.encoder.requires_grad_(step >= ENCODER_FROM)
+        loss, figures = training_loss(model, reader.read().to(run.device))
+        training.descend(loss, figures)
+        if step % 20 == 0:
+            print(f"step {step}: {figures} {run.seconds / max(1, step):.2f} s/step", flush=True)
+    return training
+
+
+def _start(model: Autoencoder, pictures: torch.Tensor) -> None:
+    """Weights to start from: the encoder does what principal components of 16 x 16 pixels do, the decoder is random.
+
+    Latents then say all they can from the first step on, and the decoder, the harder half, has something to learn from.
+    pictures: [n 1 3 H W] to find the components of.
+    """
+    torch.manual_seed(0)
+    for layer in (*model.encoder, *model.decoder):
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    first, last, painted = (one for one in (model.encoder[0], model.encoder[-1], model.decoder[-1]))
+    assert isinstance(first, nn.Conv2d) and isinstance(last, nn.Conv2d) and isinstance(painted, nn.Conv2d)
+    assert first.bias is not None and last.bias is not None and painted.bias is not None
+    with torch.no_grad():
+        first.weight.zero_()
+        first.bias.zero_()
+        first.weight[range(12), range(12), 1, 1] = 1
+        painted.weight *= 0.1
+        painted.bias.fill_(0.5)
+        features = functional.relu(first(functional.pixel_unshuffle(pictures.flatten(0, 1), 2)))
+        for place in (3, 8, 13):
+            features = _compress(model.encoder[place], model.encoder[place + 1], features)
+        values = features.transpose(0, 1).flatten(1)[:48]
+        gain = model.get_buffer("std").flatten() / values.std(1).clamp_min(1e-3)
+        last.weight.zero_()
+        last.weight[range(48), range(48), 1, 1] = gain
+        last.bias.copy_(model.get_buffer("mean").flatten() - gain * values.mean(1))
+
+
+def _compress(halving: nn.Module, block: nn.Module, features: torch.Tensor) -> torch.Tensor:
+    """Make a halving convolution find the 64 main components of 2 x 2 features; its outputs, shifted above 0."""
+    assert isinstance(halving, nn.Conv2d) and isinstance(block, MemBlock)
+    channels = features.shape[1]
+    squares = functional.unfold(features, 2, stride=2).transpose(0, 1).flatten(1)  # [channels*4, places]
+    _, vectors = torch.linalg.eigh(torch.cov(squares))
+    halving.weight.zero_()
+    halving.weight[:, :, 1:, 1:] = vectors[:, -64:].flip(1).T.reshape(64, channels, 2, 2)
+    made = halving(features)
+    shift = 0.2 - made.amin(dim=(0, 2, 3))  # the block ends with a ReLU
+    last = block.conv[4]
+    assert isinstance(last, nn.Conv2d) and last.bias is not None
+    last.bias.copy_(shift)
+    return functional.relu(made + shift[:, None, None])
+
+
+def _told(figures: Figures) -> str:
+    return ", ".join(f"{name} {value:.2f}" for name, value in figures._asdict().items())
+
+
+def _autocast(device: torch.device) -> AbstractContextManager:
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m training.autoencoder", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--clips", type=Path, default=Path("output/nano/clips"), help="made by training.clip_pool")
+    parser.add_argument("--held-out", type=Path, help="folder of held-out clips to measure on")
+    parser.add_argument("--latents-per-step", type=int, help="6 on a CPU, 96 on a GPU")
+    parser.add_argument("--rate", type=float, default=1e-3)
+    add_arguments(parser, folder="output/nano/autoencoder")
+    asked = parser.parse_args()
+    run = asked_run(asked)
+    latents = asked.latents_per_step or (96 if run.device.type == "cuda" else 6)
+    train(run, asked.clips, asked.held_out, latents_per_step=latents, rate=asked.rate)
+
+
+if __name__ == "__main__":
+    main()
