@@ -71,6 +71,13 @@ class WanSizes:
         return {"config": json.dumps({"transformer": {"text_dim": self.text_dim, "num_heads": self.heads}})}
 
 
+class Norm(nn.RMSNorm):
+    """In the dtype of what it gets: autocast leaves the weight in another, for which there is no fast kernel."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
+
+
 class Attention(nn.Module):
     """Self- or cross-attention with normalised queries and keys."""
 
@@ -78,7 +85,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.q, self.k, self.v, self.o = (nn.Linear(dim, dim) for _ in range(4))
-        self.norm_q, self.norm_k = nn.RMSNorm(dim, _EPS), nn.RMSNorm(dim, _EPS)
+        self.norm_q, self.norm_k = Norm(dim, _EPS), Norm(dim, _EPS)
 
     def forward(self, x: torch.Tensor, context: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
         """x: [batch tokens dim] asks, context: [batch others dim] answers; positions: [tokens pairs] turns both."""

@@ -1,0 +1,156 @@
+"""The nano base in training: films from clips, steps that lower the loss, a run cut off, the file it leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from training.clip_pool import write_clip
+from training.nano import Nano, NanoOptions, film_first_segments, load_base, picture_rows, save_base, train
+from training.nano_films import Codec, Film, FilmShelf
+from training.nano_sampling import flow_loss, noise_levels, sampled
+from training.run import Run, Training
+from training.stand_in.vae import stand_in_vae
+from training.wan import WanSizes
+from training.worlds import World, random_flight
+
+OPTIONS = NanoOptions(WanSizes(dim=64, ffn_dim=128, heads=2, layers=2, text_dim=16), batch=4, rate=3e-3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Several threads on so little work only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory) -> Codec:
+    path = tmp_path_factory.mktemp("autoencoder") / "stand_in.safetensors"
+    save_file(stand_in_vae(), path)
+    return Codec(path)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> Path:
+    """One small flight of 49 frames through a room with a mover, as the clip pool writes it."""
+    world = World.room(2, movers=1)
+    flight = random_flight(world, 0, frames=49, image_size=(64, 64), name="pan_right")
+    path = tmp_path_factory.mktemp("clips") / "room-0000002-0.safetensors"
+    write_clip(path, world.render(flight.cameras, flight.times), {})
+    return path
+
+
+@pytest.fixture(scope="module")
+def films(codec, clip, tmp_path_factory) -> list[Film]:
+    shelf = FilmShelf(tmp_path_factory.mktemp("films"))
+    list(shelf.fill(codec, [clip]))
+    return shelf.films()
+
+
+def started(folder: Path, *, steps: int) -> tuple[Nano, Training]:
+    nano = Nano(OPTIONS)
+    return nano, Training(nano, Run(folder, 10, torch.device("cpu"), steps), rate=OPTIONS.rate, warmup=5)
+
+
+def held_out_loss(nano: Nano, films: list[Film]) -> float:
+    with torch.no_grad():
+        return float(nano.loss(films, Random("fixed"), device=torch.device("cpu")))
+
+
+def test_a_clip_becomes_a_film_of_its_latent_frames(films):
+    (film,) = films
+    assert film.latents.shape == (48, 13, 4, 4) and film.depth.shape == film.is_static.shape == (13, 4, 4)
+    assert len(film.cameras) == 13 and film.cameras.image_size == (64, 64)
+    assert torch.allclose(film.cameras.cam2world[0], torch.eye(4, dtype=torch.float64))
+    assert film.words[0] == "room"
+
+
+def test_a_film_that_is_there_is_not_encoded_again(codec, clip, tmp_path):
+    shelf = FilmShelf(tmp_path)
+    (path,) = shelf.fill(codec, [clip])
+    before = path.stat().st_mtime_ns
+    list(shelf.fill(codec, [clip]))
+    assert path.stat().st_mtime_ns == before
+
+
+def test_a_held_out_world_is_never_trained_on(codec, clip, tmp_path):
+    held_out = tmp_path / "room-1000002-0.safetensors"
+    held_out.write_bytes(clip.read_bytes())
+    with pytest.raises(ValueError, match="held out"):
+        list(FilmShelf(tmp_path / "films").fill(codec, [held_out]))
+    assert len(list(FilmShelf(tmp_path / "measured", is_held_out=True).fill(codec, [held_out]))) == 1
+
+
+def test_an_empty_shelf_says_how_to_fill_it(tmp_path):
+    with pytest.raises(ValueError, match="clip_pool"):
+        FilmShelf(tmp_path).films()
+
+
+def test_steps_lower_the_loss_and_a_run_that_was_cut_off_goes_on(films, tmp_path):
+    nano, training = started(tmp_path, steps=40)
+    before = held_out_loss(nano, films)
+    random = Random(0)
+    for step in training.steps():
+        training.descend(nano.loss(films, random, device=torch.device("cpu")), {})
+        if step == 20:
+            training.save()
+        if step == 25:
+            break  # as if killed: what came after the checkpoint is lost
+    nano, training = started(tmp_path, steps=40)
+    assert training.run.step == 20
+    train(nano, films, training, held_out=films, show=None)
+    assert training.run.step == 40 and (tmp_path / "loss.png").is_file()
+    assert held_out_loss(nano, films) < 0.9 * before
+
+
+def test_the_file_gives_back_model_and_words(films, tmp_path):
+    nano, training = started(tmp_path, steps=1)
+    save_base(tmp_path / "base.safetensors", training.averaged(), nano, {})
+    model, words = load_base(tmp_path / "base.safetensors")
+    latents, times = torch.randn(1, 48, 3, 4, 4), torch.full((1, 3), 500.0)
+    text = nano.words([("room",)])
+    assert torch.allclose(words([("room",)]), text, atol=1e-5)
+    # Weights are rounded to float16; the fresh head is zero, so compare what comes before it.
+    assert torch.allclose(model.tokens(latents), nano.model.tokens(latents), atol=2e-2)
+    assert torch.equal(model(latents, times, text), nano.model(latents, times, text))
+
+
+def test_what_it_films_begins_with_the_given_frame(films, tmp_path, codec):
+    nano, _ = started(tmp_path, steps=1)
+    (made,) = film_first_segments(nano.model, nano.words, films, steps=2)
+    assert torch.equal(made[:, :1], films[0].latents[:, :1]) and made.shape == (48, 9, 4, 4)
+    picture_rows(tmp_path / "filmed.png", [codec.decode(made)])
+    assert (tmp_path / "filmed.png").stat().st_size > 0
+
+
+def test_a_perfect_flow_has_no_loss_and_samples_the_truth():
+    clean = torch.randn(2, 48, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+
+    def perfect(latents, timesteps):
+        level = timesteps[:, None, :, None, None] / 1000
+        return torch.where(level > 0, (latents - clean) / level.clamp(min=1e-9), 0.0)
+
+    loss = flow_loss(perfect, clean, torch.Generator().manual_seed(1))
+    assert float(loss) < 1e-8
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(2))
+    assert torch.allclose(sampled(perfect, clean[:, :, :1], noise, steps=4), clean, atol=1e-5)
+
+
+def test_a_guide_has_the_last_word_on_what_is_sampled():
+    first, noise = torch.zeros(1, 48, 1, 2, 2), torch.randn(1, 48, 3, 2, 2)
+    wanted = torch.ones_like(noise)
+    made = sampled(lambda latents, _: latents, first, noise, steps=4, guide=lambda clean, level: wanted)
+    assert torch.allclose(made[:, :, 1:], wanted[:, :, 1:], atol=1e-5) and (made[:, :, :1] == 0).all()
+
+
+def test_noise_levels_fall_from_pure_noise_to_none():
+    levels = noise_levels(8)
+    assert levels[0] == 1 and levels[-1] == 0 and levels == sorted(levels, reverse=True)
+    assert levels[4] == pytest.approx(5 * 0.5 / (1 + 4 * 0.5))

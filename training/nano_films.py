@@ -1,0 +1,165 @@
+"""Films as the trainers of models read them: latents with exact geometry, encoded once and kept as files.
+
+A film is a segment long, or several. Its latents are those of one causal encoding (the start frame alone first), so
+any nine neighbouring ones look like a segment. Depth, masks and cameras are per latent frame, as the memory takes them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from mirage_core.camera import Cameras
+from mirage_core.depth import latent_depth
+from mirage_core.latent_grid import WAN22
+from mirage_core.masks import latent_frame_mask, latent_mask
+
+from .clip_pool import read_clip
+from .nano_words import words_of
+from .taehv import Autoencoder
+from .worlds import Frames, World, check_trainable
+
+_TENSORS = ("latents", "depth", "is_static", "cam2world", "intrinsics")
+
+
+class Codec:
+    """An autoencoder's file in use. All latents are normalised [48 frames rows columns].
+
+    stamp: tells files apart: latents of one say nothing to another.
+    """
+
+    def __init__(self, path: Path, device: torch.device | str = "cpu"):
+        self.network = Autoencoder().to(device).requires_grad_(False).eval()
+        self.network.load_state_dict({name: one.float() for name, one in load_file(path).items()})
+        self.stamp = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        self._device = device
+
+    @torch.no_grad()
+    def encode(self, pictures: torch.Tensor) -> torch.Tensor:
+        """pictures [4n+1 H W 3] in [0, 1] -> [48 n+1 H/16 W/16]; the first of them alone is the first latent."""
+        frames = pictures[None].movedim(-1, 2).to(self._device)
+        return self.network.encode(frames)[0].movedim(1, 0).cpu()
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """The inverse of encode, in [0, 1]."""
+        frames = self.network.decode(latents.movedim(0, 1)[None].to(self._device))[0]
+        return frames.movedim(1, -1).clamp(0, 1).cpu()
+
+
+@dataclass(frozen=True)
+class Film:
+    """One flight through one world.
+
+    latents: [48 frames rows columns] normalised float32.
+    depth: [frames rows columns] z-depth of the cells, 0 where there is no clear surface.
+    is_static: [frames rows columns] bool, False where anything moves or sky shows.
+    cameras: one per latent frame, image_size in pixels, world = camera of the first frame.
+    words: what is said about the world.  predicted: the latents as a model made them, where that has been done.
+    """
+
+    latents: torch.Tensor
+    depth: torch.Tensor
+    is_static: torch.Tensor
+    cameras: Cameras
+    words: tuple[str, ...]
+    predicted: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.latents.shape[1]
+
+    def save(self, path: Path) -> None:
+        """Write the film; a half-written file never gets the name."""
+        tensors = {
+            "latents": self.latents.half(),
+            "depth": self.depth.float(),
+            "is_static": self.is_static,
+            "cam2world": self.cameras.cam2world,
+            "intrinsics": self.cameras.intrinsics,
+        }
+        if self.predicted is not None:
+            tensors["predicted"] = self.predicted.half()
+        metadata = {"words": json.dumps(self.words), "image_size": json.dumps(self.cameras.image_size)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.part")
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata)
+        partial.replace(path)
+
+    @staticmethod
+    def load(path: Path) -> Film:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            found = {name: file.get_tensor(name) for name in file.keys()}
+        latents, depth, is_static, cam2world, intrinsics = (found[name] for name in _TENSORS)
+        height, width = json.loads(metadata["image_size"])
+        cameras = Cameras(cam2world, intrinsics, (height, width))
+        predicted = found["predicted"].float() if "predicted" in found else None
+        return Film(latents.float(), depth, is_static, cameras, tuple(json.loads(metadata["words"])), predicted)
+
+
+def film_of(codec: Codec, frames: Frames, words: tuple[str, ...]) -> Film:
+    """Rendered or filmed frames as a film. frames: 4n+1 of them, one per pixel frame."""
+    every = slice(None, None, WAN22.temporal_stride)
+    size = WAN22.size_of(frames.cameras.image_size)
+    is_excluded = latent_frame_mask(frames.is_mover | frames.is_sky, WAN22)
+    first = torch.linalg.inv(frames.cameras.cam2world[0])
+    return Film(
+        latents=codec.encode(frames.rgb),
+        depth=latent_depth(torch.where(frames.is_sky, 0.0, frames.depth)[every], size),
+        is_static=latent_mask(is_excluded, size),
+        cameras=frames.cameras[every].moved(first),
+        words=words,
+    )
+
+
+def words_of_clip(path: Path, frames: Frames, *, is_held_out: bool = False) -> tuple[str, ...]:
+    """What is said about a clip of clip_pool.py.
+
+    Raises ValueError for a world that is held out, unless is_held_out says that it is meant.
+    """
+    kind, seed, _ = path.stem.split("-")
+    if not is_held_out:
+        check_trainable(int(seed))
+    world = getattr(World, kind)(int(seed))
+    return words_of(world, has_movers=bool(frames.is_mover.any()))
+
+
+@dataclass(frozen=True)
+class FilmShelf:
+    """A folder of films, one for each clip that has been encoded. One folder per autoencoder: they must not be mixed.
+
+    is_held_out: True for films that are only measured, of worlds that no trainer may see.
+    """
+
+    folder: Path
+    is_held_out: bool = False
+
+    def fill(self, codec: Codec, clips: Sequence[Path]) -> Iterator[Path]:
+        """Encode what is missing, and yield each film's path when it is there.
+
+        Raises ValueError for a world that is held out.
+        """
+        for clip in clips:
+            path = self.folder / clip.name
+            if not path.is_file():
+                frames = read_clip(clip)
+                film_of(codec, frames, words_of_clip(clip, frames, is_held_out=self.is_held_out)).save(path)
+            yield path
+
+    def films(self) -> list[Film]:
+        """All films that are there, in the order of their names.
+
+        Raises ValueError for an empty shelf.
+        """
+        paths = sorted(self.folder.glob("*.safetensors"))
+        if not paths:
+            raise ValueError(f"There are no films in {self.folder}. Render clips first: python -m training.clip_pool.")
+        return [Film.load(path) for path in paths]
