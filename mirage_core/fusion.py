@@ -225,8 +225,9 @@ class _Frame:
         is_represented.view(-1)[self.cell] = is_kept.double()
         sums = torch.nn.functional.pad(is_represented.cumsum(0).cumsum(1), [1, 0, 1, 0])
         low, high = self._windows
-        inside_low = low.clamp(min=0)
-        inside_high = torch.minimum(high, torch.tensor(self.size, device=high.device)).maximum(inside_low)
+        end = torch.tensor(self.size, device=high.device)
+        inside_low = torch.minimum(low.clamp(min=0), end)
+        inside_high = torch.minimum(high, end).maximum(inside_low)
         (top, left), (bottom, right) = inside_low.unbind(1), inside_high.unbind(1)
         count = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
         return is_candidate & (count >= _REPLACED_SHARE * (high - low).prod(1))
