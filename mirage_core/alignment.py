@@ -1,8 +1,8 @@
 """Bringing new depth to the scale, and where the model leaves it open the shift, of what the memory already knows.
 
 A depth model guesses the scale anew for every picture, and some guess an offset too. What is known from the same
-cameras fixes both: per frame, smoothly over time, from cells that agree. Depth itself is depth.py, poses are
-pose_refinement.py.
+cameras fixes both: per frame, smoothly over time, from cells that agree. What is known is anchors.py, poses
+are pose_refinement.py.
 """
 
 from __future__ import annotations
@@ -13,9 +13,6 @@ from typing import Literal
 
 import torch
 
-from .memory import LatentMemory
-from .zbuffer import MemoryView
-
 # What a depth model leaves open. "scale": metric and up-to-scale depth. "scale + shift": known = scale * new + shift.
 # "scale + disparity shift": 1 / known = scale / new + shift, for depth that was read off a picture of nearness.
 DepthKind = Literal["scale", "scale + shift", "scale + disparity shift"]
@@ -25,16 +22,13 @@ FRAME_CHANGE = 0.05  # by which scale and shift may differ from one latent frame
 ONE_SCALE = 1e-4  # the same for models that look at all frames at once
 
 _USUAL_SHIFT = 0.3  # of the median depth; holds the shift near 0 where one wall is all that is shared
+_SHIFT_CHANGE = 0.2  # how much less than the scale it changes from frame to frame
 _NEIGHBOURS = 16  # cells whose errors are alike, so that many cells are not taken for many proofs
 _ITERATIONS = 12
 _SETTLED = 1e-7
 _LEAST_NOISE = 1e-6
 _TUKEY = 4.685  # standard deviations; 95 % efficient in normal noise, blind to what is farther off
 _TRIED = 512  # cells per frame that the first guess of the shift looks at
-
-_SEGMENT_LATENTS = 8  # new latent frames per segment
-_DRIFT = 0.01  # that one more segment between a point and the start picture is expected to add
-_CELL_NOISE = 0.02  # of a remembered depth
 
 
 @dataclass(frozen=True)
@@ -86,10 +80,10 @@ def align_depth(
 ) -> Alignment:
     """Scale, and shift if `kind` has one, of each frame, robust to outliers and smooth over the frames.
 
-    depth: [frames rows columns], new.  known: [frames rows columns], from the same cameras (MemoryView.depth).
+    depth: [frames rows columns], new.  known: [frames rows columns], from the same cameras.
     is_known: [frames rows columns] bool, True where `known` counts: covered, static, confident.
-    weights: [frames rows columns], at least 0, how much a known cell counts (anchor_weights()); default 1.
-    frame_change: standard deviation of the change of log scale, and of shift over median depth, between frames.
+    weights: [frames rows columns], at least 0, how much a known cell counts (anchors.py); default 1.
+    frame_change: standard deviation of the change of log scale between frames; the shift changes less.
     fallback: scale and shift of all frames when none has enough cells.
     min_share: share of a frame's valid new cells that must be comparable.  min_cells: and their least number.
 
@@ -117,27 +111,6 @@ def align_depth(
         scales, shifts = fit.scales, fit.shifts
         residuals[is_aligned] = fit.residuals[is_aligned]
     return Alignment(scales, shifts, residuals, shares, is_aligned, kind)
-
-
-def anchor_weights(memory: LatentMemory, view: MemoryView) -> torch.Tensor:
-    """How much each cell of a view of `memory` should count as an anchor: [frames rows columns], 0 where none shows.
-
-    Confidence counts, and age: every segment between a point and the start picture may have added its own error, which
-    is one for all its cells. So however many cells a late segment shows, they together weigh no more than that error
-    allows, and a loop closes on what was there first.
-    """
-    index = view.point_index
-    is_shown = (index >= 0) & view.is_covered
-    weights = torch.zeros(index.shape, dtype=torch.float64, device=index.device)
-    if not memory.blocks or not is_shown.any():
-        return weights
-    shown = index[is_shown]
-    generation = (memory.latent_index[shown].long() + _SEGMENT_LATENTS - 1).clamp_min(0) // _SEGMENT_LATENTS
-    confidence = torch.cat([block.confidence for block in memory.blocks])[shown].double().clamp(0, 1)
-    seen = torch.bincount(generation).double() / len(index)
-    drift = _DRIFT**2 * generation.double() * seen[generation] / (_CELL_NOISE**2 * _NEIGHBOURS)
-    weights[is_shown] = confidence.clamp_min(1e-3) / (1 + drift)
-    return weights
 
 
 @dataclass(frozen=True)
@@ -242,7 +215,8 @@ def _smooth_step(
     now = unknowns.clone()
     now[:, 0] += start  # what changes little from frame to frame is the whole scale
     steps = torch.eye(frames, dtype=torch.float64).diff(dim=0)
-    prior = torch.kron(steps.T @ steps, torch.eye(count, dtype=torch.float64)) / change**2
+    changes = torch.tensor([change, change * _SHIFT_CHANGE], dtype=torch.float64)[:count]
+    prior = torch.kron(steps.T @ steps, torch.diag(1 / changes**2))
     if count == 2:
         prior += torch.diag(torch.tensor([0.0, 1 / _USUAL_SHIFT**2], dtype=torch.float64).repeat(frames))
     return torch.linalg.solve(system + prior, right - prior @ now.flatten()).reshape(frames, count)

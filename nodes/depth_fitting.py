@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ..mirage_core.alignment import FRAME_CHANGE, ONE_SCALE, Alignment, DepthKind, align_depth, anchor_weights
+from ..mirage_core.alignment import FRAME_CHANGE, ONE_SCALE, Alignment, DepthKind, align_depth
+from ..mirage_core.anchors import Anchors, anchors
 from ..mirage_core.camera import Cameras
 from ..mirage_core.depth import latent_depth
+from ..mirage_core.rgb_memory import is_rgb
 from ..mirage_core.rollout import Rollout
 from ..mirage_core.zbuffer import MemoryView
 from .geometry import Geometry
@@ -52,22 +54,30 @@ def fitted_depth(
     cameras = rollout.cameras_of(segment)
     if alignment == OFF:
         return FittedDepth(maps, depth, confidence, cameras)
-    is_known = (view.is_covered & (view.point_index >= 0)).cpu()
+    known = _known(rollout, view, cameras)
+    is_known = known.weights > 0
     if static_mask is not None:
         is_known = is_known & static_cells(static_mask, len(depth), rollout.size)
     kind: DepthKind = shape.kind if alignment == AUTO else alignment  # type: ignore[assignment]
     fit = align_depth(
         depth,
-        view.depth.cpu(),
+        known.depth,
         is_known,
         kind=kind,
-        weights=anchor_weights(rollout.memory, view).cpu(),
+        weights=known.weights,
         frame_change=ONE_SCALE if shape.is_one_scale else FRAME_CHANGE,
     )
     maps = fit.apply(maps)
     # A shift bends planes, and the depth of a cell is that of a plane.
     depth = fit.apply(depth) if fit.kind == "scale" else latent_depth(maps, rollout.size)
     return FittedDepth(maps, depth, confidence, cameras, (fit_in_words(fit),), fit.last)
+
+
+def _known(rollout: Rollout, view: MemoryView, cameras: Cameras) -> Anchors:
+    """What the memory says about the depth of the view's cells."""
+    if is_rgb(rollout.memory):  # its points are pixels, thinned to one per place: what shows is what is known
+        return Anchors(view.depth.cpu().double(), view.is_covered.cpu().double())
+    return anchors(rollout.memory, view, cameras)
 
 
 def fit_in_words(fit: Alignment) -> str:
