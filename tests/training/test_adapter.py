@@ -1,0 +1,227 @@
+"""Adapters in training: what the examples hold, both stages, a run cut off, the files they leave, a whole flight."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mirage_core.weights import branch_file, lora_file
+from tests.training.flights import CELLS, film, frames
+from training.adapter import AdapterOptions, adapter_of, load_branch, save_branch, save_lora, train, usable
+from training.adapter_examples import Recipe, batch_of, example_of
+from training.adapter_flight import Pilot, Way, fly
+from training.adapter_plan import plan
+from training.nano import Nano, NanoOptions, save_base
+from training.nano_films import Codec
+from training.run import Run, Training
+from training.stand_in.vae import stand_in_vae
+from training.wan import Wan, WanSizes, initialised
+
+SIZES = WanSizes(dim=64, ffn_dim=128, heads=2, layers=2, text_dim=16)
+PURE = Recipe(
+    view_loss=0, hole_rate=0, empty_rate=0, model_rate=0, turn_degrees=0, shift=0, depth_noise=0, scale_noise=0,
+    text_loss=0,
+)  # fmt: skip
+OPTIONS = AdapterOptions(stride=1, rank=4, batch=4, rate=3e-3)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Several threads on so little work only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """A nano base whose head is not zero, so that its branch has something to learn through."""
+    path = tmp_path_factory.mktemp("base") / "nano_base.safetensors"
+    nano = Nano(NanoOptions(SIZES))
+    torch.nn.init.normal_(nano.model.head.head.weight, std=0.1)
+    save_base(path, nano.state_dict(), nano, {})
+    return path
+
+
+def started(base: Path, folder: Path, options: AdapterOptions, *, steps: int):
+    adapter = adapter_of(base, options, CPU, None)
+    return adapter, Training(adapter, Run(folder, 10, CPU, steps), rate=options.rate, warmup=3)
+
+
+def fixed_loss(adapter) -> float:
+    batch = batch_of([film()], Random("fixed"), PURE, size=4)
+    with torch.no_grad():
+        return float(adapter.loss(batch, torch.Generator().manual_seed(0), device=CPU))
+
+
+def test_a_batch_has_equally_many_references_and_preceding_frames():
+    seen = set()
+    shown = film()
+    for seed in range(24):
+        batch = batch_of([shown], Random(seed), Recipe(), size=1)
+        counts = [0 if one is None else one.shape[2] for one in (batch.references, batch.preceding)]
+        seen.add(tuple(counts))
+        assert batch.target.shape == (1, 48, 9, *CELLS)
+        assert batch.context.shape == (1, 49, 9 + counts[1], *CELLS)
+        assert counts[0] <= 4 and counts[1] <= 2
+    assert {references for references, _ in seen} == {0, 1, 2, 3, 4} and {one for _, one in seen} == {0, 1, 2}
+
+
+def test_the_memory_shows_the_overlap_frame_as_it_is():
+    only_overlap = replace(PURE, view_loss=1)
+    example = example_of(film(), Random(3), only_overlap, references=2, preceding=0)
+    is_covered = example.context[48] == 0
+    assert is_covered[0].all(), "every cell of the overlap frame is in the memory"
+    assert torch.equal(example.context[:48, 0], example.target[:, 0])
+
+
+def test_at_the_start_only_the_first_frame_is_remembered():
+    start = next(
+        one
+        for seed in range(20)
+        if torch.equal((one := example_of(film(), Random(seed), PURE, references=0, preceding=0)).target,
+                       film().latents[:, :9])
+    )  # fmt: skip
+    first = {tuple(cell.tolist()) for cell in film().latents[:, 0].flatten(1).T}
+    shown = start.context[:48].flatten(1).T[(start.context[48] == 0).flatten()]
+    assert {tuple(cell.tolist()) for cell in shown} <= first
+
+
+def test_what_moves_is_never_shown():
+    moving = film()
+    moving.is_static[:, :2] = False
+    hidden = {tuple(cell.tolist()) for cell in moving.latents[:, :, :2].flatten(1).T}
+    example = example_of(moving, Random(1), PURE, references=0, preceding=2)
+    shown = {tuple(cell.tolist()) for cell in example.context[:48].flatten(1).T}
+    assert not shown & hidden
+    kept = example_of(moving, Random(1), replace(PURE, static_rate=0), references=0, preceding=2)
+    assert {tuple(cell.tolist()) for cell in kept.context[:48].flatten(1).T} & hidden
+
+
+def test_the_same_random_numbers_give_the_same_example():
+    one, other = (batch_of([film()], Random(5), Recipe(), size=2) for _ in range(2))
+    assert torch.equal(one.context, other.context) and torch.equal(one.target, other.target)
+
+
+def test_dropped_holes_and_lost_views_only_take_away():
+    whole = example_of(film(), Random(2), PURE, references=0, preceding=1)
+    worn = example_of(film(), Random(2), replace(PURE, hole_rate=1), references=0, preceding=1)
+    assert (worn.context[48] == 1).sum() > (whole.context[48] == 1).sum()
+
+
+def test_a_film_too_short_for_its_company_is_refused():
+    with pytest.raises(ValueError, match="longer films"):
+        example_of(film(33), Random(0), PURE, references=4, preceding=2)
+    with pytest.raises(ValueError, match="clip_pool"):
+        usable([film(33)], Recipe())
+
+
+def test_the_branch_learns_and_a_run_that_was_cut_off_goes_on(base, tmp_path):
+    adapter, training = started(base, tmp_path, OPTIONS, steps=10)
+    before = fixed_loss(adapter)
+    train(adapter, [film()], replace_steps(training, 5))
+    adapter, training = started(base, tmp_path, OPTIONS, steps=10)
+    assert training.run.step == 5
+    train(adapter, [film()], training)
+    assert training.run.step == 10 and fixed_loss(adapter) < before
+    save_branch(tmp_path / "branch.safetensors", adapter.branch.state_dict(), adapter, {})
+    found = branch_file(tmp_path / "branch.safetensors")
+    assert found.layout == "hole_mask" and found.cell_rule == "center" and found.layers(64, 2) == (0, 1)
+
+
+def replace_steps(training: Training, steps: int) -> Training:
+    training.run.steps = steps
+    return training
+
+
+def test_the_lora_learns_beside_a_branch_that_stays(base, tmp_path):
+    adapter, _ = started(base, tmp_path / "branch", OPTIONS, steps=1)
+    torch.nn.init.normal_(adapter.branch.vace_blocks[0].after_proj.weight, std=0.05)
+    save_branch(tmp_path / "branch.safetensors", adapter.branch.state_dict(), adapter, {})
+    adapter, training = started(base, tmp_path / "lora", replace(OPTIONS, stage="lora"), steps=8)
+    load_branch(tmp_path / "branch.safetensors", adapter)
+    before, branch = fixed_loss(adapter), {name: one.clone() for name, one in adapter.branch.state_dict().items()}
+    train(adapter, [film()], training)
+    assert fixed_loss(adapter) < before
+    assert all(torch.equal(one, branch[name]) for name, one in adapter.branch.state_dict().items())
+    save_lora(tmp_path / "lora.safetensors", adapter, {})
+    found = lora_file(tmp_path / "lora.safetensors")
+    assert found.width == 64 and found.ranks == (4,) and found.strength == 1
+    adapter.lora.load_tensors({name: one.float() for name, one in load_file(tmp_path / "lora.safetensors").items()})
+
+
+def test_a_real_bases_file_is_trained_with_a_text_of_its_own(tmp_path):
+    model = Wan(SIZES)
+    initialised(model, seed=0)
+    torch.nn.init.normal_(model.head.head.weight, std=0.1)
+    save_file(
+        {name: one.bfloat16() for name, one in model.state_dict().items()}, tmp_path / "wan.safetensors",
+        {"config": json.dumps({"transformer": {"num_heads": 2}})},
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="CLIP Text Encode"):
+        adapter_of(tmp_path / "wan.safetensors", OPTIONS, CPU, None)
+    save_file({"context": torch.randn(7, 16)}, tmp_path / "text.safetensors")
+    options = replace(OPTIONS, is_checkpointed=True)
+    adapter = adapter_of(tmp_path / "wan.safetensors", options, CPU, tmp_path / "text.safetensors")
+    training = Training(adapter, Run(tmp_path / "run", 10, CPU, 6), rate=OPTIONS.rate, warmup=3)
+    before = fixed_loss(adapter)
+    train(adapter, [film()], training)
+    assert fixed_loss(adapter) < before
+    assert not any(name.startswith("model.model.") for name in load_file(training.checkpoint))
+
+
+def test_a_plan_for_the_real_model_counts_its_parameters_and_fits_one_large_card():
+    real = WanSizes(dim=3072, ffn_dim=14336, heads=24, layers=30, text_dim=4096)
+    settings = {"channels": 49, "rank": 64, "size": (44, 80), "batch": 1}
+    stages = {
+        stage: plan(real, stage=stage, layers=tuple(range(0, 30, 4)), is_checkpointed=True, **settings)
+        for stage in ("branch", "lora")
+    }
+    assert stages["branch"].parameters - stages["branch"].trained == pytest.approx(5.0e9, rel=0.03)
+    assert stages["lora"].trained < 0.2 * stages["branch"].trained
+    assert stages["lora"].total_gib < stages["branch"].total_gib < 80
+    whole = plan(real, stage="branch", layers=(0,), is_checkpointed=False, **settings)
+    assert whole.gib["activations"] > 5 * stages["branch"].gib["activations"]
+    assert "G parameters" in stages["branch"].words(10_000, 1, 300)
+
+
+@pytest.fixture(scope="module")
+def pilot(base, tmp_path_factory) -> Pilot:
+    path = tmp_path_factory.mktemp("autoencoder") / "stand_in.safetensors"
+    save_file(stand_in_vae(), path)
+    adapter = adapter_of(base, OPTIONS, CPU, None)
+    return Pilot(adapter.frozen[0], adapter.texts[0]([("room",)]), Codec(path), steps=2)
+
+
+@pytest.mark.parametrize(
+    "way", [Way("none", has_branch=False), Way(depth_noise=0.02, is_aligned=True), Way(guidance=0.9), Way("rgb")]
+)
+def test_every_way_to_remember_flies_to_the_end(pilot, way):
+    flown = fly(pilot, frames(), way, seed=0)
+    assert flown.rollout.is_finished and flown.rollout.film.shape == (48, 17, *CELLS)
+    assert torch.isfinite(flown.rollout.film).all() and len(flown.seconds) == 2
+    assert flown.is_covered[0].all()
+    assert flown.is_covered[9:].any() == (way.memory != "none")
+
+
+def test_with_exact_depth_the_returned_frame_is_all_remembered(pilot):
+    still = replace(frames(), is_mover=torch.zeros(65, 64, 64, dtype=torch.bool))
+    assert fly(pilot, still, Way(), seed=0).is_covered[-1].all()
+
+
+def test_a_masked_mover_leaves_holes(pilot):
+    masked, burnt = (fly(pilot, frames(), Way(is_masked=is_masked), seed=0) for is_masked in (True, False))
+    assert masked.is_covered[1].float().mean() < burnt.is_covered[1].float().mean()
+
+
+def test_the_same_seed_flies_the_same_film(pilot):
+    one, other = (fly(pilot, frames(33), Way(), seed=4) for _ in range(2))
+    assert torch.equal(one.rollout.film, other.rollout.film)
