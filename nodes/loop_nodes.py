@@ -170,9 +170,7 @@ class SegmentLoopEnd(io.ComfyNode):
             for number, link in enumerate(links):
                 turn.set_input(f"outside{number}", link)
             carried = turn.out(0)
-        film = graph.node(
-            FILM_ID, "film", memory=carried, run=run.id, is_joined=_is_used(prompt, end, 1), report=report
-        )
+        film = graph.node(FILM_ID, "film", memory=carried, run=run.id, is_joined=_is_used(prompt, end, 1), end=end)
         film.set_override_display_id(end)
         return io.NodeOutput(carried, film.out(0), film.out(1), expand=graph.finalize())
 
@@ -297,18 +295,21 @@ class LoopFilm(io.ComfyNode):
                 MirageMemory.Input("memory", tooltip="The memory after the last segment."),
                 io.String.Input("run", tooltip="The loop's own number."),
                 io.Boolean.Input("is_joined", tooltip="Whether the film is wanted as one LATENT."),
-                io.String.Input("report", tooltip="What the loop did."),
+                io.String.Input("end", tooltip="Node id of Segment Loop End."),
             ],
             outputs=[
                 io.Latent.Output(display_name="film", tooltip="All frames of the film as one LATENT."),
                 io.String.Output(display_name="report", tooltip="What the loop did."),
             ],
+            hidden=[io.Hidden.dynprompt],
         )
 
     @classmethod
-    def execute(cls, memory: Rollout, run, is_joined, report) -> io.NodeOutput:
+    def execute(cls, memory: Rollout, run, is_joined, end) -> io.NodeOutput:
         loop = running(run)
         forget_outputs(loop.copies)
+        report = loop.report()
+        _show(report, cls.hidden.dynprompt.get_display_node_id(end))
         loop.finish()
         film = {"samples": to_host(memory.film)} if is_joined else ExecutionBlocker(None)
         return io.NodeOutput(film, report)

@@ -42,7 +42,8 @@ class LoopRun:
     made_from: what made them, in the same order.  prompt: id of the prompt the loop runs in.
     before: the memory that the turn under way began with.
     memory: the newest memory.  kept: the same as it lies on disk, None when it does not.
-    copies: ids of the copied nodes of the turns so far.
+    copies: ids of the copied nodes of the turns so far.  rendered: numbers of the segments that were made.
+    changes: what differs from the newest film on disk.
     """
 
     order: LoopOrder
@@ -57,6 +58,8 @@ class LoopRun:
     kept: KeptRollout | None = None
     is_writable: bool = True
     copies: list[str] = field(default_factory=list)
+    rendered: list[int] = field(default_factory=list)
+    changes: str = ""
     prompt: str = ""
 
     def __post_init__(self) -> None:
@@ -79,14 +82,14 @@ class LoopRun:
         if self.store is None:
             return f"rendering {_ranges(range(self.first, self.first + len(self.order.turns)))}; nothing is kept"
         reused = [index for index in range(len(self.order.turns)) if self._is_kept(index)]
-        changes = self._changes(len(reused)) if len(reused) < len(self.order.turns) else ""
+        self.changes = self._changes(len(reused)) if len(reused) < len(self.order.turns) else ""
         clean(self.store.folder)
         self._prune()
         self._begin_film()
         return told(
             [self.first + index for index in reused],
             [self.first + index for index in range(len(self.order.turns)) if index not in reused],
-            changes,
+            self.changes,
         )
 
     def reused(self, index: int, before: Rollout) -> Rollout | None:
@@ -100,11 +103,20 @@ class LoopRun:
                 self.store.mark_in_use(self.files.values())
                 return self.memory
         if (held := self._in_ram().get(key)) is not None:
-            return self.keep(index, held)
+            return self._kept(index, held)
         return None
 
     def keep(self, index: int, after: Rollout) -> Rollout:
         """Keep the memory after turn `index`; gives it back with its tensors on disk, if that is possible."""
+        self.rendered.append(self.first + index)
+        return self._kept(index, after)
+
+    def report(self) -> str:
+        """What the loop has done."""
+        numbers = range(self.first, self.first + len(self.order.turns))
+        return told([one for one in numbers if one not in self.rendered], sorted(self.rendered), self.changes)
+
+    def _kept(self, index: int, after: Rollout) -> Rollout:
         if self.store is None or len(self.keys) <= index + 1:
             return after
         if not self._is_next(index, after):

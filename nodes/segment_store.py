@@ -30,6 +30,7 @@ GIB = 2**30
 _KEY_LETTERS = 20
 _IN_USE_SECONDS = 2 * 3600  # longer than a segment takes; a mark that old is of a server that died
 _YOUNG_SECONDS = 3
+_MAX_LISTED = 500
 _MAKER = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.(?:part|mark)$")
 _NAME = re.compile(r"(start|segment_\d{4})_[0-9a-f]{20}(?=[._])")
 
@@ -151,6 +152,23 @@ def check_run_name(run: str) -> None:
     problem = (name_problem(run) or ('it has a "/"' if "/" in run else None)) if run else None
     if problem is not None:
         raise ValueError(f"run is {run[:80]!r} ({problem}). Use a plain name such as castle_flight, or leave it empty.")
+
+
+def kept_films(root: Path) -> list[str]:
+    """Names of the folders that keep a film, the newest first."""
+    starts = sorted(root.glob("*/start_*.json"), key=_last_used, reverse=True)
+    return list(dict.fromkeys(path.parent.name for path in starts))[:_MAX_LISTED]
+
+
+def kept_segments(folder: Path) -> list[SegmentFile]:
+    """All segments in a folder whose JSON can be read."""
+    files = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            files.append(read_segment(path))
+        except (ValueError, OSError):
+            continue
+    return files
 
 
 def set_aside(path: Path) -> None:
