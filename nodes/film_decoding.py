@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import weakref
 from collections.abc import Iterator
 
 import comfy.model_management
-import comfy.taesd.taehv
 import torch
 
 from ..mirage_core.film import TAEHV_CONTEXT, WAN22_CONTEXT, piece_key, window
 from ..mirage_core.rollout import Rollout
-from .film_wan22 import end_decoder, is_wan22
+from .film_taehv import TaehvEnd, is_taehv
+from .film_wan22 import EndOnly, is_wan22
 from .host_latents import to_host
 
 _OTHER_CONTEXT = 8
@@ -55,7 +56,7 @@ def context_of(vae, tile_size: int = 0) -> int:
 
     In tiles the Wan2.2 VAE gets as many as others do, since a tile decodes all of them.
     """
-    if isinstance(vae.first_stage_model, comfy.taesd.taehv.TAEHV):
+    if is_taehv(vae.first_stage_model):
         return TAEHV_CONTEXT
     return WAN22_CONTEXT if is_wan22(vae.first_stage_model) and not tile_size else _OTHER_CONTEXT
 
@@ -77,8 +78,16 @@ def _decoded(vae, latents: torch.Tensor, count: int, tile_size: int) -> torch.Te
     if tile_size:
         tile = max(2, tile_size // 16)
         frames = vae.decode_tiled(samples, tile_x=tile, tile_y=tile, overlap=max(1, tile // 4))
-    elif is_wan22(vae.first_stage_model):
-        frames = end_decoder(vae, count, (latents.shape[2], latents.shape[3])).decode(samples)
     else:
-        frames = vae.decode(samples)
+        frames = _of_the_end(vae, count, (latents.shape[2], latents.shape[3])).decode(samples)
     return frames[0].cpu().float()
+
+
+def _of_the_end(vae, count: int, size: tuple[int, int]):
+    """The same VAE; of those known here, one that decodes only the last `count` latent frames of (rows, columns)."""
+    model = vae.first_stage_model
+    if not (is_taehv(model) or is_wan22(model)):
+        return vae
+    short = copy.copy(vae)
+    short.first_stage_model = TaehvEnd(model, count, size) if is_taehv(model) else EndOnly(model, count, size)
+    return short

@@ -41,13 +41,6 @@ def is_wan22(model: torch.nn.Module) -> bool:
     return isinstance(model, WanVAE) and len(getattr(model.decoder, "upsamples", ())) == 4
 
 
-def end_decoder(vae, count: int, size: tuple[int, int]):
-    """The same VAE, decoding only the last `count` latent frames. size: (rows, columns) of whole latents."""
-    short = copy.copy(vae)
-    short.first_stage_model = EndOnly(vae.first_stage_model, count, size)
-    return short
-
-
 def _end(model: WanVAE, latents: torch.Tensor, count: int) -> torch.Tensor:
     steps, frames = latents.shape[2], []
     mixed, caches = model.conv2(latents), [None] * count_conv3d(model.decoder)
