@@ -428,3 +428,19 @@ with torch.inference_mode():
     assert len(read(output / "film_00001.mp4")[0]) == 33
     write(memory_of(4))
     assert len(read(output / "film_00001.mp4")[0]) == 65
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 2}, {"pieces": [{"key": "a"}]}, {"head": -1}, {"head": "0"}, {"settings": []}, {"extra": 1},
+        {"pieces": [{"key": 1, "frames": 1, "size": 1, "digest": ""}]}, {"stamp": None}, {"pieces": None},
+    ],
+)  # fmt: skip
+def test_a_ledger_that_is_not_one_is_no_ledger(memory_of, write, output, pack, change):
+    write(memory_of(0))
+    ledgers, film = pack("film_ledger"), output / "film_00001.mp4"
+    assert len(ledgers.load_ledger(film).pieces) == 1
+    path = ledgers.ledger_path(film)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    assert ledgers.load_ledger(film) is None
