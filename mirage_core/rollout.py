@@ -11,6 +11,7 @@ from .camera import Cameras
 from .camera_path import CameraPath
 from .latent_grid import WAN22, LatentGrid
 from .memory import LatentMemory, MemoryBlock
+from .movers import MoverLayer, with_movers
 from .rgb_memory import is_rgb, sampled
 from .segments import SEGMENT_FRAMES, Segment, plan_segments
 from .zbuffer import MemoryView, project
@@ -80,6 +81,8 @@ class Rollout:
     unit_length: median depth of the start picture in world units.
     notes: one line per finished segment on what was written and why not more.
     grid: of the film's latents. The memory's own grid is the same, or that of pixels.
+    depth_fit: scale and shift that fitted the newest depth to the memory (alignment.py), or None.
+    movers: what moved at the end of the film so far, shown to the next segment (movers.py), or None.
     """
 
     memory: LatentMemory
@@ -92,6 +95,8 @@ class Rollout:
     coverage: tuple[tuple[float, ...], ...] = ()
     notes: tuple[str, ...] = ()
     grid: LatentGrid = WAN22
+    depth_fit: tuple[float, float] | None = None
+    movers: MoverLayer | None = None
 
     @staticmethod
     def started(
@@ -188,9 +193,14 @@ class Rollout:
                 "This film remembers colours: what they show has to be encoded, and no VAE is connected. Connect the "
                 "Wan2.2 VAE to Project Memory, or start the film with the kind latent."
             )
-        view = project(self.memory, self.cameras_of(segment), self.size)
+        cameras = self.cameras_of(segment)
+        view = project(self.memory, cameras, self.size)
         # The memory may hold half precision; what is sampled from is computed with.
-        return replace(view, latents=view.latents.float())
+        view = replace(view, latents=view.latents.float())
+        if self.movers is None:
+            return view
+        first = segment.target_frames[0] // self.grid.temporal_stride
+        return with_movers(view, self.movers, cameras, self.grid, first_latent_index=first)
 
     def preceding(self, count: int) -> tuple[torch.Tensor, MemoryView] | None:
         """Up to `count` latents just before the overlap latent, with what the memory showed when they were made.
@@ -213,6 +223,8 @@ class Rollout:
         *,
         memory: LatentMemory | None = None,
         note: str = "",
+        depth_fit: tuple[float, float] | None = None,
+        movers: MoverLayer | None = None,
     ) -> Rollout:
         """The film after the next segment.
 
@@ -220,6 +232,7 @@ class Rollout:
         view: what the memory showed to that segment, one frame per latent frame.
         block: the points to remember, or None to remember nothing new.
         memory: the memory with the segment written into it (fusion.py), in place of `block`.
+        depth_fit: of the segment's depth; None keeps the last one.  movers: at the segment's end.
         Raises ValueError when the latents are not those of the next segment.
         """
         segment = self.next_segment
@@ -239,6 +252,8 @@ class Rollout:
             last_view=view,
             coverage=(*self.coverage, tuple(shares)),
             notes=(*self.notes, note),
+            depth_fit=depth_fit or self.depth_fit,
+            movers=movers,
         )
 
     def redirected(self, cameras: Cameras) -> Rollout:
