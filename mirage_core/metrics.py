@@ -176,7 +176,8 @@ def hole_rate(is_covered: torch.Tensor) -> float:
 def ghosting(made: torch.Tensor, truth: torch.Tensor, color: torch.Tensor, where: torch.Tensor) -> float:
     """How much of a mover's colour is left where the mover no longer is: 0 nothing, 1 all of it.
 
-    made, truth: [frames H W 3] in [0, 1]; truth shows what is really there now.  color: [3], the mover's.
+    made, truth: [frames H W 3] in [0, 1]; truth shows what is really there now.
+    color: the mover's, [3], or [frames H W 3] as it looked at each pixel.
     where: [frames H W] bool, where the mover was once seen and is not now.
     The error made - truth is split along the way from the truth to the colour; its share of that way, squared, is
     weighted by the way's length, so that a background of the mover's own colour says nothing. NaN for no pixel.
@@ -184,7 +185,7 @@ def ghosting(made: torch.Tensor, truth: torch.Tensor, color: torch.Tensor, where
     """
     _check_alike(made, truth, where)
     made, truth = made[where].double(), truth[where].double()
-    way = color.to(truth) - truth
+    way = (color[where] if color.ndim > 1 else color).to(truth) - truth
     length = way.square().sum(-1)
     if not len(way) or float(length.sum()) == 0:
         return math.nan

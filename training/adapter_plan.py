@@ -14,7 +14,8 @@ from .wan_memory import Lora, SideBranch
 Stage = Literal["branch", "lora"]
 
 _GIB = 2**30
-_MASTER_BYTES = 4 + 4 + 4 + 8  # per trained number: weight, running average and gradient in fp32, two moments of AdamW
+# Per trained number: weight, running average and gradient in fp32, two moments of AdamW, autocast's copy in bf16.
+_MASTER_BYTES = 4 + 4 + 4 + 8 + 2
 _FROZEN_BYTES = 2  # bf16
 _BLOCK_WIDTHS = 34  # a block's live activations while its gradient is made, in bytes per token and width, plus its ffn
 _KEPT_BYTES = 2  # of each token and width that is kept per block when activations are made again

@@ -142,7 +142,9 @@ def test_a_whole_ghost_is_one_half_a_ghost_a_quarter_and_none_nothing():
     truth = torch.full((1, *SIZE, 3), 0.5)
     color, where = torch.tensor([1.0, 0.0, 0.0]), torch.ones(1, *SIZE, dtype=torch.bool)
     for share, energy in ((1.0, 1.0), (0.5, 0.25), (0.0, 0.0)):
-        assert ghosting(truth + share * (color - truth), truth, color, where) == pytest.approx(energy)
+        made = truth + share * (color - truth)
+        assert ghosting(made, truth, color, where) == pytest.approx(energy)
+        assert ghosting(made, truth, color.expand_as(truth), where) == pytest.approx(energy)
 
 
 def test_errors_away_from_the_movers_colour_are_no_ghost():

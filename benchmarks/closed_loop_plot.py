@@ -1,0 +1,50 @@
+"""Bars with intervals, as a PNG; Pillow only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+_BAR, _GAP, _LEFT, _WIDTH = 26, 14, 290, 980
+_INK, _LINE, _COLOR, _BEST = (40, 44, 52), (226, 228, 233), (120, 150, 190), (46, 160, 120)
+
+
+def write_bars(path: Path, rows: Sequence[dict], column: str, title: str) -> None:
+    """One bar per row. The cells of `column` are "mean ± half width" or "mean"; the first column is the name."""
+    values = [_parts(str(row[column])) for row in rows]
+    names = [str(next(iter(row.values()))) for row in rows]
+    low = min(mean - half for mean, half in values)
+    high = max(mean + half for mean, half in values)
+    low, high = low - 0.15 * (high - low) - 0.5, high + 0.1 * (high - low) + 0.5
+    height = 70 + len(rows) * (_BAR + _GAP) + 40
+    picture = Image.new("RGB", (_WIDTH, height), "white")
+    draw = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(15)
+
+    def at(value: float) -> float:
+        return _LEFT + (value - low) / (high - low) * (_WIDTH - _LEFT - 90)
+
+    draw.text((20, 18), title, fill=_INK, font=ImageFont.load_default(17))
+    for share in range(6):
+        level = low + (high - low) * share / 5
+        draw.line((at(level), 55, at(level), height - 40), fill=_LINE)
+        draw.text((at(level) - 14, height - 32), f"{level:.1f}", fill=_INK, font=font)
+    best = max(range(len(rows)), key=lambda index: values[index][0])
+    for index, (name, (mean, half)) in enumerate(zip(names, values, strict=True)):
+        top = 62 + index * (_BAR + _GAP)
+        draw.text((20, top + 4), name, fill=_INK, font=font)
+        draw.rectangle((at(low), top, at(mean), top + _BAR), fill=_BEST if index == best else _COLOR)
+        middle = top + _BAR / 2
+        draw.line((at(mean - half), middle, at(mean + half), middle), fill=_INK, width=2)
+        for end in (mean - half, mean + half):
+            draw.line((at(end), middle - 6, at(end), middle + 6), fill=_INK, width=2)
+        draw.text((at(mean + half) + 8, top + 4), f"{mean:.2f}", fill=_INK, font=font)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+
+
+def _parts(cell: str) -> tuple[float, float]:
+    mean, _, half = cell.partition("±")
+    return float(mean), float(half) if half else 0.0
