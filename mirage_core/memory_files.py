@@ -85,14 +85,23 @@ def load_with_film(
     try:
         with opened_tensors(path) as file:
             grid, sizes, blocks_with = _checked_metadata(file)
-            stored = {name: _checked(name, file.read(name)).to(device) for name in _FIELDS if name in file.entries}
+            stored = {name: _checked(name, file.read(name)) for name in _FIELDS if name in file.entries}
             film = {name: file.read(name) for name in file.entries if name.startswith(EXTRA)}
+            for name, values in (stored | film).items():
+                file.check(name, values)
+            stored = {name: values.to(device) for name, values in stored.items()}
         memory = LatentMemory(grid, _blocks(stored, sizes, blocks_with))
         provenance = _object(file.metadata.get("provenance", "{}"), "provenance")
         return memory, provenance, {name.removeprefix(EXTRA): value for name, value in film.items()}
     except (ValueError, TypeError, KeyError, OSError, OverflowError, RuntimeError) as error:
         reason = str(error).rstrip(".")
         raise ValueError(f"{path.name} cannot be used as a memory ({reason}); save the memory again.") from error
+
+
+def _shown(value: object) -> str:
+    """A stranger's word in a message: short, and nothing in it that cannot be seen."""
+    text = str(value)[:20]
+    return text if text.isprintable() else ascii(text)
 
 
 def _empty_block(grid: LatentGrid) -> MemoryBlock:
@@ -113,7 +122,7 @@ def _checked_metadata(file: TensorFile) -> tuple[LatentGrid, list[int], dict[str
         raise ValueError("its metadata does not say mirage-memory")
     version = metadata.get("version")
     if version not in ("1", _VERSION):
-        raise ValueError(f"its version is {str(version)[:20]}, this code reads versions 1 and {_VERSION}")
+        raise ValueError(f"its version is {_shown(version)}, this code reads versions 1 and {_VERSION}")
     names = {name for name in file.entries if version == "1" or not name.startswith(EXTRA)}
     known = set(_VERSION_1 if version == "1" else _FIELDS)
     if names - known or set(_REQUIRED) - names:
@@ -139,7 +148,7 @@ def _grid(text: str) -> LatentGrid:
     if any(type(one) is not int or not 1 <= one <= 1 << 40 for one in numbers):
         raise ValueError("its grid has sizes that are not whole numbers above 0")
     if grid.cell_rule not in ("center", "corner"):
-        raise ValueError(f"its cell rule is {str(grid.cell_rule)[:20]!r}, not center or corner")
+        raise ValueError(f"its cell rule is {_shown(grid.cell_rule)}, not center or corner")
     return grid
 
 
@@ -164,6 +173,8 @@ def _object(text: str, what: str) -> dict[str, object]:
 def _checked(name: str, values: torch.Tensor) -> torch.Tensor:
     is_whole = not values.dtype.is_floating_point
     if name in _REQUIRED and is_whole != (name in _WHOLE):
+        raise ValueError(f"its {name} are stored as {values.dtype}")
+    if name.startswith("is_") and values.dtype != torch.bool:
         raise ValueError(f"its {name} are stored as {values.dtype}")
     if not torch.isfinite(values).all():
         raise ValueError(f"its {name} contain NaN or infinite values")

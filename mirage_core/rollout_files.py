@@ -174,7 +174,7 @@ def read_segment(path: Path) -> SegmentFile:
         if told.get("version") != _VERSION:
             raise ValueError(f"its version is {str(told.get('version'))[:20]}, this code reads version {_VERSION}")
         return _checked_file(path, told)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path.name} is no segment of a film ({str(error).rstrip('.')}).") from error
 
 

@@ -7,6 +7,7 @@ than reading it. What the tensors mean is not here.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -35,6 +36,7 @@ _DTYPES = {
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _MAX_DIMS = 8
+_CHECKSUMS = "sha256"  # in the metadata: of the bytes of each tensor, by name
 _SHOWN = 40  # characters of a stranger's name in a message
 
 
@@ -54,6 +56,7 @@ class TensorFile:
 
     entries: dict[str, Entry]
     metadata: dict[str, str]
+    checksums: dict[str, str]
     _file: BufferedReader
 
     def read(self, name: str) -> torch.Tensor:
@@ -67,6 +70,14 @@ class TensorFile:
             raise ValueError(f"its {name[:_SHOWN]!r} holds other values than true and false")
         return raw.view(entry.dtype).view(entry.shape)
 
+    def check(self, name: str, values: torch.Tensor) -> None:
+        """Raise ValueError when what was read is not what was written; says nothing of files without checksums."""
+        noted = self.checksums.get(name)
+        if noted is not None and noted != _digest([values], values.dtype):
+            raise ValueError(
+                f"its {name[:_SHOWN]} are damaged: their checksum is not the one noted when it was written"
+            )
+
 
 @contextmanager
 def opened_tensors(path: str | Path, *, max_header: int = MAX_HEADER) -> Iterator[TensorFile]:
@@ -77,7 +88,7 @@ def opened_tensors(path: str | Path, *, max_header: int = MAX_HEADER) -> Iterato
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         entries, metadata = _checked_header(*_header(file, size, max_header), size)
-        yield TensorFile(entries, metadata, file)
+        yield TensorFile(entries, metadata, _checksums(metadata), file)
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Sequence[torch.Tensor]], metadata: Mapping[str, str]) -> None:
@@ -94,8 +105,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Sequence[torch.Tensor]
             file.write(struct.pack("<Q", len(head)) + head)
             for name, dtype in order:
                 for part in tensors[name]:
-                    raw = part.detach().to("cpu", dtype).contiguous().view(-1).view(torch.uint8)
-                    file.write(raw.numpy().data)
+                    file.write(_raw(part, dtype))
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
@@ -112,6 +122,24 @@ def plain_json(text: str | bytes) -> Any:
         raise ValueError("it nests brackets too deeply") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError("its text is not JSON") from error
+
+
+def _raw(values: torch.Tensor, dtype: torch.dtype) -> memoryview:
+    return values.detach().to("cpu", dtype).contiguous().view(-1).view(torch.uint8).numpy().data
+
+
+def _digest(parts: Sequence[torch.Tensor], dtype: torch.dtype) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(_raw(part, dtype))
+    return digest.hexdigest()
+
+
+def _checksums(metadata: dict[str, str]) -> dict[str, str]:
+    noted = plain_json(metadata.get(_CHECKSUMS, "{}"))
+    if not isinstance(noted, dict) or not all(isinstance(one, str) for one in noted.values()):
+        raise ValueError("its checksums are no texts")
+    return noted
 
 
 def _header(file: BufferedReader, size: int, max_header: int) -> tuple[Any, int]:
@@ -180,7 +208,8 @@ def _described(
             raise ValueError(f"The parts of {name} cannot be written as one tensor of {dtype}.")
         dtypes[name] = dtype
     order = sorted(dtypes.items(), key=lambda item: -item[1].itemsize)
-    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    checksums = json.dumps({name: _digest(tensors[name], dtype) for name, dtype in order})
+    header: dict[str, Any] = {"__metadata__": {**metadata, _CHECKSUMS: checksums}}
     end = 0
     for name, dtype in order:
         shape = [sum(part.shape[0] for part in tensors[name]), *tensors[name][0].shape[1:]]

@@ -5,6 +5,7 @@ Only headers are read here (safetensors only: nothing is unpickled); loading the
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -206,10 +207,12 @@ def read_header(path: str | Path) -> tuple[dict[str, tuple[int, ...]], dict[str,
     """
     path = Path(path)
     with path.open("rb") as file:
-        start = file.read(4)
+        start = file.read(8)
     if not start:
         raise ValueError(f"{path.name} is empty (0 bytes): the download stopped before it began. Download it again.")
-    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x04"):
+    # A header may be as long as these letters say; no file is as long as a pickle's or an archive's first eight are.
+    is_cut = int.from_bytes(start, "little") > path.stat().st_size
+    if start[:2] in (b"PK", b"\x80\x02", b"\x80\x04") and is_cut:
         raise ValueError(
             f"{path.name} is a PyTorch pickle under a .safetensors name. Pickles can run code, so it is not opened. "
             "Get the .safetensors version, or convert it with a tool you trust."
@@ -234,9 +237,9 @@ def stated_in(metadata: Mapping[str, str], file: str) -> Stated:
         "resolution": lambda value: tuple(int(part) for part in value.split("x", 1)),
         "layers": lambda value: tuple(int(part) for part in value.split(",")),
         "heads": int,
-        "lora_alpha": float,
-        "trained_turn_degrees": float,
-        "trained_speed": float,
+        "lora_alpha": _positive,
+        "trained_turn_degrees": _positive,
+        "trained_speed": _positive,
     }
     values = {}
     for name, value in entries.items():
@@ -247,9 +250,16 @@ def stated_in(metadata: Mapping[str, str], file: str) -> Stated:
         except ValueError as error:
             known = f"; known values: {', '.join(choices[name])}" if name in choices else ""
             raise ValueError(
-                f"{file} states {_PREFIX}{name} = {value!r}, which this version cannot read{known}. Update Mirage."
+                f"{file} states {_PREFIX}{name} = {value[:60]!r}, which this version cannot read{known}. Update Mirage."
             ) from error
     return Stated(**values)
+
+
+def _positive(value: str) -> float:
+    number = float(value)
+    if not 0 < number < math.inf:
+        raise ValueError(f"{number} is not above 0")
+    return number
 
 
 def branch_file(path: str | Path, *, layout: Layout | None = None) -> BranchFile:

@@ -105,6 +105,7 @@ def load_branch(path: str, *, layout: Layout | None = None) -> LoadedBranch:
     if (loaded := _LOADED.get(stamp)) is not None:
         return LoadedBranch(found, loaded)
     tensors = cast(dict[str, torch.Tensor], comfy.utils.load_torch_file(path, safe_load=True))
+    _check_finite(tensors, found.file)
     weights = {found.names[name]: tensor for name, tensor in tensors.items()}
     offload_device = comfy.model_management.unet_offload_device()
     network = build_side_branch(
@@ -127,7 +128,16 @@ def load_lora(path: str) -> LoadedLora:
     """
     found = lora_file(path)
     tensors = cast(dict[str, torch.Tensor], comfy.utils.load_torch_file(path, safe_load=True))
+    _check_finite(tensors, found.file)
     return LoadedLora(found, {found.names[name]: tensor for name, tensor in tensors.items()})
+
+
+def _check_finite(tensors: Mapping[str, torch.Tensor], file: str) -> None:
+    for name, tensor in tensors.items():
+        if tensor.dtype.is_floating_point and tensor.dtype.itemsize > 1 and not torch.isfinite(tensor).all():
+            raise ValueError(
+                f"{file} contains NaN or infinite values in {name}: the film would be black. Get it again."
+            )
 
 
 def lora_patches(model, lora: LoadedLora) -> dict:

@@ -250,3 +250,20 @@ def test_the_words_say_what_was_found(written):
     words = branch_file(written(branch_tensors(blocks=8, channels=49), metadata=stated.to_metadata())).words()
     assert words.startswith("side branch: 8 blocks on layers 0,4,..,28; 49 channels (48 view + 1 hole mask)")
     assert "rank 4 on k, o, q, v of 2 blocks; 8 modules; no alpha" in lora_file(written(lora_tensors())).words()
+
+
+@pytest.mark.parametrize(("length", "blocks"), [(0x480, 1), (0x4B50, 20)])
+def test_a_header_as_long_as_a_pickle_begins_is_no_pickle(tmp_path, length, blocks):
+    path = write_file(tmp_path / "lora.safetensors", lora_tensors(blocks=blocks))
+    raw = path.read_bytes()
+    own = struct.unpack("<Q", raw[:8])[0]
+    path.write_bytes(struct.pack("<Q", length) + raw[8 : 8 + own].ljust(length) + raw[8 + own :])
+    assert path.read_bytes()[:2] in (b"\x80\x04", b"PK")
+    assert lora_file(path).ranks == (4,)
+
+
+@pytest.mark.parametrize("alpha", ["nan", "-1", "0", "inf", "9" * 5000])
+def test_a_lora_that_states_a_senseless_alpha_is_refused_in_few_words(written, alpha):
+    with pytest.raises(ValueError, match=r"states mirage\.lora_alpha") as refused:
+        lora_file(written(lora_tensors(), metadata={"mirage.lora_alpha": alpha}))
+    assert len(str(refused.value)) < 300

@@ -1,0 +1,162 @@
+"""Shows hostile files to every loader, in a process of its own with little memory; prints what came of it as JSON.
+
+Run as: python -m tests.core.hostile_trial FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from mirage_core.camera_path import CameraPath, preset
+from mirage_core.memory_edits import everything, locked
+from mirage_core.memory_files import load_memory, save_memory
+from mirage_core.path_formats import FORMATS, decode, encode, read
+from mirage_core.path_formats.reading import ReadOptions
+from mirage_core.rollout_files import check_finite, check_tensors, load_rollout, read_segment, write_segment
+from mirage_core.scene_files import load_scene, save_scene
+from mirage_core.weights import branch_file, lora_file
+from tests.core import hostile_files as hostile
+from tests.core.camera_tracks import random_track, said
+from tests.core.test_scene_files import filmed
+from tests.core.test_weights import branch_tensors, lora_tensors, write_file
+
+SECONDS = 30  # a case that takes longer has hung; the machine may be busy
+MEMORY = 768 << 20  # bytes beyond what the process has when it starts
+
+Loader = Callable[[Path], object]
+
+
+def safetensors_cases(good: bytes, seed: int, *, with_values: bool) -> Iterator[hostile.Case]:
+    yield from hostile.damaged(good, seed)
+    yield from hostile.header_lies(good)
+    yield from hostile.metadata_lies(good)
+    if with_values:
+        yield from hostile.value_lies(good)
+
+
+def trials(folder: Path) -> Iterator[tuple[str, Loader, Iterator[hostile.Case], str]]:
+    """Loader by loader: its name, itself, what it is shown, and the ending of the files."""
+    film = filmed()
+    choice = tuple(one if index else ~one for index, one in enumerate(everything(film.memory)))
+    save_memory(locked(film.memory, choice), folder / "memory.safetensors")
+    save_scene(film, folder / "scene.safetensors", provenance={"made_by": "test"})
+    good = (folder / "memory.safetensors").read_bytes()
+    yield "memory", load_memory, safetensors_cases(good, 1, with_values=True), ".safetensors"
+    good = (folder / "scene.safetensors").read_bytes()
+    yield "scene", load_scene, safetensors_cases(good, 2, with_values=True), ".safetensors"
+
+    small = branch_tensors(blocks=1, ffn=256)
+    good = write_file(folder / "branch.safetensors", small, {"mirage.layout": "white_latent"}).read_bytes()
+    yield "side branch", branch_file, safetensors_cases(good, 3, with_values=False), ".safetensors"
+    good = write_file(folder / "lora.safetensors", lora_tensors(), {"mirage.lora_alpha": "4"}).read_bytes()
+    yield "lora", lora_file, safetensors_cases(good, 4, with_values=False), ".safetensors"
+
+    yield from _segment_trials(folder)
+    text = preset("orbit_left").to_json()
+    own = [*hostile.damaged(text.encode(), 5), *hostile.json_lies(text)]
+    yield "camera path", lambda path: CameraPath.from_json(path.read_text("utf-8")), iter(own), ".json"
+    yield from _format_trials()
+
+
+def _segment_trials(folder: Path) -> Iterator[tuple[str, Loader, Iterator[hostile.Case], str]]:
+    film, key = filmed(1), "0123456789abcdef"
+    home = folder / "segments"
+    home.mkdir()
+    kept = write_segment(
+        home / f"{key}.json", film, key=key, previous="", made_from={"seed": "1"}, places={}, checksums={}
+    )
+
+    def load_segment(path: Path) -> object:
+        segment = read_segment(path)
+        check_tensors(segment)
+        found = load_rollout(segment, file_of=lambda _: segment).rollout
+        check_finite(found)
+        return found
+
+    def with_json(path: Path) -> object:
+        inside = home / f"{key}.json"
+        inside.write_bytes(path.read_bytes())
+        return load_segment(inside)
+
+    def with_tensors(path: Path) -> object:
+        kept.tensors_path.write_bytes(path.read_bytes())
+        kept.path.write_bytes(described)
+        return load_segment(kept.path)
+
+    described, tensors = kept.path.read_bytes(), kept.tensors_path.read_bytes()
+    cases = [*hostile.damaged(described, 6), *hostile.json_lies(described.decode())]
+    yield "segment", with_json, iter(cases), ".json"
+    yield "segment's tensors", with_tensors, hostile.damaged(tensors, 7), ".safetensors"
+
+
+def _format_trials() -> Iterator[tuple[str, Loader, Iterator[hostile.Case], str]]:
+    track = random_track(3, is_centred=True, is_one_lens=True)
+    options = said(track)
+    for name, one in FORMATS.items():
+        if one.write is None or one.read is None:
+            continue
+        good = next(iter(encode(track, name).values()))
+        cases = list(hostile.damaged(good, sum(name.encode())))
+        if good.lstrip()[:1] == b"{":
+            cases += hostile.json_lies(good.decode())
+
+        def load(path: Path, name: str = name, options: ReadOptions = options) -> object:
+            try:
+                decode(path.read_bytes(), "auto", options)
+            except ValueError:
+                pass
+            return read(path, name, options)
+
+        yield f"{name} cameras", load, iter(cases), one.extension or ".txt"
+
+
+def trial(load: Loader, path: Path) -> tuple[str, str]:
+    """("loaded" | "refused" | the exception's name, what it said)."""
+    signal.alarm(SECONDS)
+    try:
+        load(path)
+        return "loaded", ""
+    except ValueError as error:
+        return "refused", str(error)
+    except BaseException as error:
+        return type(error).__name__, str(error)[:300]
+    finally:
+        signal.alarm(0)
+
+
+def main(folder: Path) -> None:
+    os.chdir(folder)
+    signal.signal(signal.SIGALRM, _hung)
+    torch.set_num_threads(1)
+    found: list[dict[str, object]] = []
+    all_trials = trials(folder)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+    for name, load, cases, ending in all_trials:
+        for index, (label, content) in enumerate(cases):
+            path = folder / f"case{ending}"
+            path.write_bytes(content)
+            start = time.monotonic()
+            outcome, words = trial(load, path)
+            seconds = time.monotonic() - start
+            told = {"loader": name, "case": f"{index}: {label}", "outcome": outcome, "words": words}
+            found.append({**told, "seconds": seconds})
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    json.dump({"found": found, "ran": (folder / "it_ran").exists(), "peak_kib": peak}, sys.stdout)
+
+
+def _hung(*_: object) -> None:
+    raise TimeoutError(f"more than {SECONDS} s")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve())
