@@ -25,7 +25,8 @@ from .run import Run, Training, add_arguments, asked_run, write_weights
 from .taehv import Autoencoder, MemBlock
 
 GROW_AT = (1200, 3000)  # steps from which two and three blocks per stage are trained
-ENCODER_FROM = 400  # step from which the encoder is trained too
+ENCODER_FROM = 200  # step from which the encoder is trained too
+WARP_FROM = 1200  # step from which latents are warped: before, a decoder that sees warped ones learns to blur
 _NOISE = 0.1  # most noise on a latent while training, in standard deviations: a diffusion model's are never exact
 
 
@@ -78,22 +79,27 @@ def picture_loss(made: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor)
     return (error.abs().mean() + 4 * error.square().mean() + 0.5 * edges) / share
 
 
-def training_loss(model: Autoencoder, frames: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
-    """The loss on clips [clips frames 3 H W] in [0, 1], and figures for the log."""
+def training_loss(model: Autoencoder, frames: torch.Tensor, *, moved: int) -> tuple[torch.Tensor, dict[str, float]]:
+    """The loss on clips [clips frames 3 H W] in [0, 1], the first `moved` of them warped, and figures for the log."""
+    warp = random_warp(len(frames), moved=moved)
     with _autocast(frames.device):
         latents = model.encode(frames).float()
-        clips = len(frames)
-        warp = random_warp(clips, moved=clips // 2)
-        moved = clips // 2
-        given = torch.cat([Warp(warp.matrices[:moved]).of(latents[:moved]), latents[moved:]])
+        given = _moved(warp, latents, moved)
         given = given + torch.randn_like(given) * (random.random() * _NOISE)
         made = model.decode(given).float()
-    wanted = torch.cat([Warp(warp.matrices[:moved]).of(frames[:moved]), frames[moved:]])
+    wanted = _moved(warp, frames, moved)
     weight = warp.is_inside((frames.shape[-2], frames.shape[-1]), 16 / frames.shape[-1]).to(frames)
     weight[moved:] = 1
     picture, penalty = picture_loss(made, wanted, weight), latent_penalty(latents)
     figures = {"picture": float(picture.detach()), "penalty": float(penalty.detach())}
     return picture + 0.05 * penalty, figures
+
+
+def _moved(warp: Warp, pictures: torch.Tensor, moved: int) -> torch.Tensor:
+    """The first `moved` clips warped, the others untouched."""
+    if not moved:
+        return pictures
+    return torch.cat([Warp(warp.matrices[:moved]).of(pictures[:moved]), pictures[moved:]])
 
 
 class ClipReader:
@@ -230,7 +236,8 @@ def train(run: Run, clips: Path, held_out: Path | None, *, latents_per_step: int
     for step in training.steps(show=show):
         model.set_depth(1 + sum(step >= grow for grow in GROW_AT))
         model.encoder.requires_grad_(step >= ENCODER_FROM)
-        loss, figures = training_loss(model, reader.read().to(run.device))
+        frames = reader.read().to(run.device)
+        loss, figures = training_loss(model, frames, moved=len(frames) // 2 if step >= WARP_FROM else 0)
         training.descend(loss, figures)
         if step % 20 == 0:
             print(f"step {step}: {figures} {run.seconds / max(1, step):.2f} s/step", flush=True)
