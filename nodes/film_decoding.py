@@ -67,7 +67,8 @@ def vae_fingerprint(vae) -> str:
     if model not in _fingerprints:
         digest = hashlib.sha256(f"{type(model).__name__} {vae.vae_dtype}".encode())
         for name, tensor in sorted(vae.get_sd().items()):
-            digest.update(f"{name} {list(tensor.shape)} {tensor.flatten()[:8].float().tolist()}".encode())
+            numbers = [] if tensor.is_meta else tensor.flatten()[:8].float().tolist()
+            digest.update(f"{name} {list(tensor.shape)} {numbers}".encode())
         _fingerprints[model] = digest.hexdigest()[:16]
     return _fingerprints[model]
 
