@@ -17,7 +17,7 @@ import socket
 import typing
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -289,11 +289,20 @@ def _described(value: Any, places: dict[int, Place], key: str) -> tuple[Any, dic
         if isinstance(value, dict) and all(isinstance(one, str) for one in value):
             return {"dict": {one: describe(inner, f"{name}.{one}") for one, inner in value.items()}}
         if types.get(type(value).__name__) is type(value) and is_dataclass(value):
-            parts = {one.name: describe(getattr(value, one.name), f"{name}.{one.name}") for one in fields(value)}
+            parts = {
+                one.name: describe(getattr(value, one.name), f"{name}.{one.name}")
+                for one in fields(value)
+                if not _is_default(one, getattr(value, one.name))
+            }
             return {"type": type(value).__name__, "fields": parts}
         raise TypeError(f"A film holds a {type(value).__name__} at {name or 'its top'}, which no file can keep.")
 
     return describe(value, ""), tensors
+
+
+def _is_default(field: Field, value: Any) -> bool:
+    """True for a field that says nothing; left out, a film has the same key before and after it gained such a field."""
+    return type(value) is type(field.default) and not isinstance(value, torch.Tensor) and value == field.default
 
 
 def _restored(tree: Any, tensors: Mapping[Place, torch.Tensor], parts: Mapping[bytes, Any]) -> Any:

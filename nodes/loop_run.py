@@ -17,6 +17,7 @@ from .segment_store import SegmentStore, clean, prune, set_aside
 _MAX_RUNS = 16  # of one prompt: loops in a row, and in each other
 _MAX_FILMS_IN_RAM = 2  # only where the disk cannot be written; the segments of a film share their tensors
 _TOLD_CHANGES = 3
+_LIKENESS = 6  # films whose starts differ in more have nothing to do with each other
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class LoopRun:
         if self.store is None:
             return f"rendering {_ranges(range(self.first, self.first + len(self.order.turns)))}; nothing is kept"
         reused = [index for index in range(len(self.order.turns)) if self._is_kept(index)]
-        self.changes = self._changes(len(reused)) if len(reused) < len(self.order.turns) else ""
+        self.changes = self._changes() if len(reused) < len(self.order.turns) else ""
         clean(self.store.folder)
         self._prune()
         self._begin_film()
@@ -216,20 +217,19 @@ class LoopRun:
         except OSError as error:
             logging.warning("Mirage: old segments could not be deleted (%s).", error)
 
-    def _changes(self, count: int) -> str:
-        """What differs at the first segment to make from the newest kept film with the same start; "" if none is."""
+    def _changes(self) -> str:
+        """What differs at the first segment to make from the newest kept film like this one; "" if there is none."""
         assert self.store is not None
-        at = next(
-            index for index in range(len(self.keys)) if index == len(self.order.turns) or not self._is_kept(index)
-        )
+        at = next(index for index in range(len(self.order.turns)) if not self._is_kept(index))
         number = self.first + at
         other = self.store.newest(number, previous=self.keys[at])
         if other is not None:
             return _listed(differences(self.made_from[at + 1], other.made_from, number))
-        if count or self.store.find(self.keys[0], self.first - 1, is_start=True) is not None:
+        if at or any(one.key == self.keys[0] for one in self.store.starts()):
             return ""
-        other = self.store.newest(0)
-        return "" if other is None else _listed(differences(self.made_from[0], other.made_from, 0) or ["the start"])
+        changes = [differences(self.made_from[0], one.made_from, 0) for one in self.store.starts()]
+        fewest = min(changes, key=len, default=[])
+        return _listed(fewest) if len(fewest) <= _LIKENESS else ""
 
 
 def told(reused: list[int], rendered: list[int], changes: str = "") -> str:

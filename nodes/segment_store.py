@@ -30,7 +30,7 @@ GIB = 2**30
 _KEY_LETTERS = 20
 _IN_USE_SECONDS = 2 * 3600  # longer than a segment takes; a mark that old is of a server that died
 _YOUNG_SECONDS = 3
-_MAX_LISTED = 500
+_MAX_LISTED, _MAX_COMPARED = 500, 20
 _MAKER = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.(?:part|mark)$")
 _NAME = re.compile(r"(start|segment_\d{4})_[0-9a-f]{20}(?=[._])")
 
@@ -114,20 +114,15 @@ class SegmentStore:
         except OSError:
             pass
 
-    def newest(self, number: int, *, previous: str | None = None) -> SegmentFile | None:
-        """The most recently used kept segment with this number (0: any start of a film), whatever made it.
+    def newest(self, number: int, *, previous: str) -> SegmentFile | None:
+        """The most recently used kept segment with this number that follows the key `previous`, whatever made it."""
+        return next(
+            (one for one in _newest(self.folder, f"segment_{number:04d}_*.json") if one.previous == previous), None
+        )
 
-        previous: only those that follow this key.
-        """
-        pattern = "*/start_*.json" if previous is None else f"{self.folder.name}/segment_{number:04d}_*.json"
-        for path in sorted(self.root.glob(pattern), key=_last_used, reverse=True)[:20]:
-            try:
-                file = read_segment(path)
-            except (ValueError, OSError):
-                continue
-            if previous is None or file.previous == previous:
-                return file
-        return None
+    def starts(self) -> Iterator[SegmentFile]:
+        """How the most recently used films start."""
+        return _newest(self.root, "*/start_*.json")
 
 
 def film_root(output_directory: str) -> Path:
@@ -244,6 +239,14 @@ def _is_alive(process: int) -> bool:
     except OSError:  # another user's
         pass
     return True
+
+
+def _newest(folder: Path, pattern: str) -> Iterator[SegmentFile]:
+    for path in sorted(folder.glob(pattern), key=_last_used, reverse=True)[:_MAX_COMPARED]:
+        try:
+            yield read_segment(path)
+        except (ValueError, OSError):
+            continue
 
 
 def _last_used(path: Path) -> float:

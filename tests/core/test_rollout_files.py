@@ -151,6 +151,11 @@ def test_the_content_key_does_not_know_where_the_path_goes_from_here():
     assert content_key(here.redirected(ahead)) == content_key(here)
 
 
+def test_a_field_that_says_nothing_is_left_out(folder):
+    told = folder.keep(started()).file.tree["fields"]
+    assert "latents" in told and not {"last_view", "notes"} & told.keys()
+
+
 @pytest.mark.parametrize(
     "change",
     [
