@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from .nano_words import words_of
 from .taehv import Autoencoder
 from .worlds import Frames, World, check_trainable
 
+_WORLD_CLIP = re.compile(r"(?P<kind>room|plaza)-(?P<seed>\d+)-\d+")
 _TENSORS = ("latents", "depth", "is_static", "cam2world", "intrinsics")
 
 
@@ -121,14 +123,17 @@ def film_of(codec: Codec, frames: Frames, words: tuple[str, ...]) -> Film:
 
 
 def words_of_clip(path: Path, frames: Frames, *, is_held_out: bool = False) -> tuple[str, ...]:
-    """What is said about a clip of clip_pool.py.
+    """What is said about a clip: of clip_pool.py by its world, of any other nothing.
 
     Raises ValueError for a world that is held out, unless is_held_out says that it is meant.
     """
-    kind, seed, _ = path.stem.split("-")
+    found = _WORLD_CLIP.fullmatch(path.stem)
+    if found is None:
+        return ()
+    kind, seed = found["kind"], int(found["seed"])
     if not is_held_out:
-        check_trainable(int(seed))
-    world = getattr(World, kind)(int(seed))
+        check_trainable(seed)
+    world = getattr(World, kind)(seed)
     return words_of(world, has_movers=bool(frames.is_mover.any()))
 
 
