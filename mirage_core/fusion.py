@@ -19,7 +19,7 @@ import torch
 
 from .camera import Cameras, projection_matrices
 from .free_space import FreeSpace, neighbours_least
-from .memory import LatentMemory, LiftedCells, MemoryBlock, lift_cells, planes
+from .memory import HALF_SIDE, LatentMemory, LiftedCells, MemoryBlock, lift_cells, planes
 from .upkeep import changed, compacted, gathered, tidied
 from .zbuffer import project
 
@@ -27,6 +27,7 @@ TOLERANCE = 0.06  # share of the depth: what depth models and the patches of pro
 FINER = 1.4  # a cell replaces what is known only where that is so much coarser: twice the points per area
 _REPLACED_SHARE = 0.9  # of the cells around a coarse patch that finer points must represent before it goes
 _WIDER = 0.5  # cells on each side of a patch's image, where its loss might open a hole
+_SEAM = 0.05  # of a cell that may stay uncovered
 _PARALLEL = 0.8  # least cosine between normals of one surface, as far as they are known
 _SEEN = 0.5  # of the doubt that a sighting leaves
 _THROUGH = 1.5  # times the doubt, for a point that a camera looked through
@@ -192,6 +193,7 @@ class _Frame:
             return verdict
         is_known = self.is_shown & ((self.depth - self.shown_depth).abs() <= self.slack)
         is_behind = self.is_shown & (self.depth > self.shown_depth + self.slack)
+        is_known &= ~self._is_seam(self.index < 0)
         is_new = ~(is_known | is_behind)
         verdict[is_known] = Verdict.KNOWN
         around = neighbours_least(self.depth_map)[self.cell_places]
@@ -232,16 +234,46 @@ class _Frame:
         count = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
         return is_candidate & (count >= _REPLACED_SHARE * (high - low).prod(1))
 
+    def _is_seam(self, is_open: torch.Tensor) -> torch.Tensor:
+        """[n] bool, cells that are covered only in part, at the border of what nothing covers, on the same surface.
+
+        Stored with it they leave no crack between what two frames have stored. A hole one cell wide has no border.
+        """
+        row, column = (place + 2 for place in self.cell_places)
+        depth = self.depth.new_full((self.size[0] + 4, self.size[1] + 4), torch.inf)
+        depth[row[is_open], column[is_open]] = self.depth[is_open]
+        goes_on = depth.new_ones(depth.shape, dtype=torch.bool)  # out of the image too
+        goes_on[row[~is_open], column[~is_open]] = False
+        low, high = (extent[self.point].T for extent in self._extents)
+        is_seam = torch.zeros_like(is_open)
+        for step_row, step_column, ends_before in (
+            (0, 1, high[1] < column - 1 - _SEAM),
+            (0, -1, low[1] > column - 2 + _SEAM),
+            (1, 0, high[0] < row - 1 - _SEAM),
+            (-1, 0, low[0] > row - 2 + _SEAM),
+        ):
+            beside = depth[row + step_row, column + step_column]
+            is_wide = goes_on[row + 2 * step_row, column + 2 * step_column]
+            is_seam |= is_wide & ends_before & ((beside - self.depth).abs() <= 2 * self.slack)
+        return is_seam
+
     @cached_property
     def _windows(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """First and last-but-one (row, column) [shown points 2] of the cells that the shown points' patches take."""
+        """First and one past the last (row, column) [shown points 2] of the cells that the shown patches touch."""
+        low, high = self._extents
+        low = (low - _WIDER).round().long()
+        return low, torch.maximum((high + _WIDER).round().long(), low + 1)
+
+    @cached_property
+    def _extents(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Least and greatest (row, column) [shown points 2] in the image of the shown points' patches."""
         points, sides = self.shown.points.double(), self.shown.sides.double()
-        corners = torch.stack([points + a * sides[:, 0] + b * sides[:, 1] for a in (-0.5, 0.5) for b in (-0.5, 0.5)])
+        halves = (-HALF_SIDE, HALF_SIDE)
+        corners = torch.stack([points + a * sides[:, 0] + b * sides[:, 1] for a in halves for b in halves])
         x, y, z = ((corners[..., None, :] * self.matrix[:, :3]).sum(-1) + self.matrix[:, 3]).unbind(-1)
         z = z.clamp(min=1e-9)
         places = torch.stack([y / z, x / z], dim=-1).clamp(-1e6, 1e6)
-        low = (places.amin(0) - _WIDER).round().long()
-        return low, torch.maximum((places.amax(0) + _WIDER).round().long(), low + 1)
+        return places.amin(0), places.amax(0)
 
     def written(self, verdict: torch.Tensor, features: torch.dtype | None) -> tuple[LatentMemory, int, int]:
         """The memory after this frame, and how many of its points were replaced and refuted."""
