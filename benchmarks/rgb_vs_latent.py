@@ -201,9 +201,8 @@ def main(image_size: tuple[int, int], segments: int, *, is_saved: bool) -> None:
         "turns round a room, so that old places come back; new ground: along an endless wall instead. All times are "
         "processor seconds on one thread. Read-outs are of 9 latent frames, and of 33 pixel frames, of which "
         f"{_RENDERED} are timed; encode: the stand-in TAEHV's encoder in plain torch, of the pictures only (the hole "
-        "map costs the same again); write: depth, lifting, fusing or thinning; MiB: what is remembered, for the fused memory "
-        "with the tiles that it keeps for drawing; "
-        "which is in fp16. "
+        "map costs the same again); write: depth, lifting, fusing or thinning; MiB: what is remembered, for the "
+        "fused memory, in fp16, with the tiles that it keeps for drawing. "
         f"{verdict(rows)}"
     )
     print_table(rows, title)
