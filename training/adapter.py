@@ -311,7 +311,7 @@ def main() -> None:
         load_branch(asked.branch or asked.folder.parent / "branch" / "nano_branch.safetensors", adapter)
     training = Training(adapter, run, rate=options.rate)
     codec = Codec(asked.autoencoder, run.device)
-    films, _ = shelves(codec, asked.films, asked.clips, None)
+    films, _ = shelves(codec, asked)
     note = {"mirage.autoencoder": codec.stamp, "mirage.trained_with": json.dumps(asdict(options))}
     train(adapter, films, training, show=lambda: _averaged_adapter(training, adapter, note))
 

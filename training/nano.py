@@ -26,7 +26,7 @@ from torch import nn
 from mirage_core.scene_words import scene_words_in
 
 from .clip_pool import clip_files
-from .nano_films import Codec, Film, FilmShelf
+from .nano_films import Codec, Film, FilmShelf, own_clips
 from .nano_sampling import flow_loss, sampled
 from .nano_words import WordTable
 from .run import Training, add_arguments, asked_run, write_weights
@@ -161,20 +161,27 @@ def train(nano: Nano, films: Sequence[Film], training: Training, *, held_out: Se
             print(f"step {step}: {json.dumps(run.log[-1])} after {run.seconds / 60:.1f} minutes", flush=True)
 
 
-def shelves(codec: Codec, folder: Path, clips: Sequence[Path], held_out: Path | None) -> tuple[list[Film], list[Film]]:
+def shelves(codec: Codec, asked: argparse.Namespace) -> tuple[list[Film], list[Film]]:
     """Films to train on and films to measure with, encoded where they are not yet.
 
-    folder: of all films; those of this autoencoder lie in a folder of its own.  clips: folders of clip_pool.py.
+    asked: with the arguments of add_film_arguments(). Films of one autoencoder lie in a folder of their own.
     Raises ValueError without any clip.
     """
-    shelf = FilmShelf(folder / codec.stamp)
-    for path in shelf.fill(codec, [clip for one in clips for clip in clip_files(one)]):
-        print(f"\r{path.name}", end="", flush=True)
+    folder: Path = asked.films
+    if asked.own_clips is None:
+        shelf, clips = FilmShelf(folder / codec.stamp), [clip for one in asked.clips for clip in clip_files(one)]
+    else:
+        size, frames = (asked.own_size[0], asked.own_size[1]), asked.own_frames
+        clips = own_clips(asked.own_clips, folder, image_size=size, frames=frames)
+        shelf = FilmShelf(folder / codec.stamp / "own")
+    for index, path in enumerate(shelf.fill(codec, clips)):
+        if index % 20 == 0:
+            print(f"{path.name}, {index + 1} of {len(clips)} films", flush=True)
     measured = FilmShelf(folder / codec.stamp / "held_out", is_held_out=True)
-    found = clip_files(held_out) if held_out is not None else []
+    found = clip_files(asked.held_out_clips) if asked.held_out_clips is not None else []
     list(measured.fill(codec, found))
     films = shelf.films()
-    print(f"\r{len(films)} films to train on, {len(found)} to measure with", flush=True)
+    print(f"{len(films)} films to train on, {len(found)} to measure with", flush=True)
     return films, [film for film in measured.films() if len(film) >= SEGMENT] if found else []
 
 
@@ -186,6 +193,9 @@ def add_film_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--held-out-clips", type=Path, help="of worlds that are only measured; default none")
     parser.add_argument("--films", type=Path, default=Path("output/nano/latents"), help="of the encoded clips")
+    parser.add_argument("--own-clips", type=Path, help="clips of your own instead: folders as training/clips.py reads")
+    parser.add_argument("--own-size", type=int, nargs=2, default=[704, 1280], help="height and width to cut them to")
+    parser.add_argument("--own-frames", type=int, default=97, help="frames per film, 4n+1; longer ones are cut up")
 
 
 def main() -> None:
@@ -202,7 +212,7 @@ def main() -> None:
     nano = Nano(NanoOptions(sizes, batch=asked.batch, rate=asked.rate))
     training = Training(nano, run, rate=asked.rate)
     codec = Codec(asked.autoencoder)
-    films, held_out = shelves(codec, asked.films, asked.clips, asked.held_out_clips)
+    films, held_out = shelves(codec, asked)
     note = {"mirage.autoencoder": codec.stamp, "mirage.trained_with": json.dumps(asdict(nano.options))}
     shown = held_out or films
     train(nano, films, training, held_out=held_out, show=lambda: _shown(training, nano, codec, shown, note))

@@ -23,7 +23,8 @@ from mirage_core.depth import latent_depth
 from mirage_core.latent_grid import WAN22
 from mirage_core.masks import latent_frame_mask, latent_mask
 
-from .clip_pool import read_clip
+from .clip_pool import clip_files, read_clip, write_clip
+from .clips import read_clips
 from .nano_words import words_of
 from .taehv import Autoencoder
 from .worlds import Frames, World, check_trainable
@@ -135,6 +136,22 @@ def words_of_clip(path: Path, frames: Frames, *, is_held_out: bool = False) -> t
         check_trainable(seed)
     world = getattr(World, kind)(seed)
     return words_of(world, has_movers=bool(frames.is_mover.any()))
+
+
+def own_clips(folder: Path, into: Path, *, image_size: tuple[int, int], frames: int) -> list[Path]:
+    """Clips of one's own (clips.py: pictures or a video with cameras and depth) as files of the clip pool's format.
+
+    into: where they go; what is there already is not read again.
+    Raises ValueError when `folder` holds none.
+    """
+    into = into / f"{folder.resolve().name}-{image_size[1]}x{image_size[0]}-{frames}"
+    if not into.is_dir():
+        partial = into.with_name(f"{into.name}.{os.getpid()}.part")
+        partial.mkdir(parents=True)
+        for index, clip in enumerate(read_clips(folder, image_size=image_size, frames=frames)):
+            write_clip(partial / f"own-{index:06d}.safetensors", clip, {"from": folder.name})
+        partial.rename(into)
+    return clip_files(into)
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.training.flights import frames
 from training.clip_pool import write_clip
 from training.nano import Nano, NanoOptions, film_first_segments, load_base, picture_rows, save_base, train
-from training.nano_films import Codec, Film, FilmShelf
+from training.nano_films import Codec, Film, FilmShelf, own_clips
 from training.nano_sampling import flow_loss, noise_levels, sampled
 from training.run import Run, Training
 from training.stand_in.vae import stand_in_vae
 from training.wan import WanSizes
 from training.worlds import World, random_flight
+from training.worlds.export import export_film
 
 OPTIONS = NanoOptions(WanSizes(dim=64, ffn_dim=128, heads=2, layers=2, text_dim=16), batch=4, rate=3e-3)
 
@@ -86,6 +88,18 @@ def test_a_held_out_world_is_never_trained_on(codec, clip, tmp_path):
     with pytest.raises(ValueError, match="held out"):
         list(FilmShelf(tmp_path / "films").fill(codec, [held_out]))
     assert len(list(FilmShelf(tmp_path / "measured", is_held_out=True).fill(codec, [held_out]))) == 1
+
+
+def test_clips_of_ones_own_become_films_without_words(codec, tmp_path):
+    export_film(tmp_path / "mine", frames(13))
+    found = own_clips(tmp_path / "mine", tmp_path / "films", image_size=(32, 48), frames=5)
+    assert len(found) == 2, "13 frames are two clips of 5; the rest is dropped"
+    list((shelf := FilmShelf(tmp_path / "shelf")).fill(codec, found))
+    film = shelf.films()[0]
+    assert film.latents.shape == (48, 2, 2, 3) and film.words == () and (film.depth > 0).any()
+    before = found[0].stat().st_mtime_ns
+    assert own_clips(tmp_path / "mine", tmp_path / "films", image_size=(32, 48), frames=5) == found
+    assert found[0].stat().st_mtime_ns == before
 
 
 def test_an_empty_shelf_says_how_to_fill_it(tmp_path):

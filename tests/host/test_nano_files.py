@@ -1,0 +1,101 @@
+"""The files that training leaves, in the host: same weights, same numbers as in plain torch.
+
+Trained weights are tested too where they are there (output/nano).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mirage_core.weights import branch_file
+from training.adapter import AdapterOptions, adapter_of, load_branch, save_branch, save_lora
+from training.nano import Nano, NanoOptions, load_base, save_base
+from training.wan import Wan, WanSizes
+from training.wan_memory import Lora
+
+TOLERANCE = 1e-4
+CPU = torch.device("cpu")
+TRAINED = Path(__file__).parents[2] / "output" / "nano"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A base, a branch and a LoRA of random weights, written as the trainers write them."""
+    folder = tmp_path_factory.mktemp("nano")
+    nano = Nano(NanoOptions(WanSizes(dim=64, ffn_dim=128, heads=2, layers=2, text_dim=16)))
+    torch.nn.init.normal_(nano.model.head.head.weight, std=0.1)
+    save_base(folder / "base.safetensors", nano.state_dict(), nano, {})
+    adapter = adapter_of(folder / "base.safetensors", AdapterOptions(stride=1, rank=4), CPU, None)
+    for block in adapter.branch.vace_blocks:
+        torch.nn.init.normal_(block.after_proj.weight, std=0.1)
+    for up in adapter.lora.up:
+        torch.nn.init.normal_(up, std=0.1)
+    save_branch(folder / "branch.safetensors", adapter.branch.state_dict(), adapter, {})
+    save_lora(folder / "lora.safetensors", adapter, {})
+    return folder
+
+
+def compared(host, pack, forward, view_of, base: Path, branch: Path | None, lora: Path | None) -> tuple:
+    """(in the host, in plain torch): the flow of one segment with all there is."""
+    model, words = load_base(base)
+    generator = torch.Generator().manual_seed(0)
+    latents, view, references = (torch.randn(1, 48, frames, 8, 8, generator=generator) for frames in (9, 9, 2))
+    times = torch.full((1, 9), 600.0)
+    times[:, 0] = 0
+    text = words([("room",)]).detach()
+    in_host = host.comfy.sd.load_diffusion_model(str(base))
+    loading = pack("adapter")
+    adapter = loading.Adapter(
+        None if branch is None else loading.load_branch(str(branch)),
+        None if lora is None else loading.load_lora(str(lora)),
+    )
+    patched = pack("branch_patch").apply_memory(
+        in_host, adapter, view=view_of(view[0]), references=references[0] if branch is not None else None
+    )
+    expected = forward(patched, latents, times, text)
+    if branch is None:
+        return expected, model(latents, times, text).detach()
+    stride = branch_stride(branch, model)
+    own = adapter_of(base, AdapterOptions(stride=stride), CPU, None)
+    load_branch(branch, own)
+    own.lora.detach()
+    if lora is not None:
+        tensors = {name: one.float() for name, one in load_file(lora).items()}
+        rank = next(one.shape[0] for name, one in tensors.items() if name.endswith("lora_A.weight"))
+        trained = Lora(own.frozen[0].model, rank=rank)
+        trained.load_tensors(tensors)
+        trained.attach(own.frozen[0].model)
+    context = torch.cat([view, torch.zeros_like(view[:, :1])], dim=1)
+    with torch.no_grad():
+        return expected, own.frozen[0](latents, times, text, context=context, references=references)
+
+
+def branch_stride(path: Path, model: Wan) -> int:
+    layers = branch_file(path).layers(model.sizes.dim, model.sizes.layers)
+    return layers[1] - layers[0] if len(layers) > 1 else model.sizes.layers
+
+
+def test_a_base_that_was_written_gives_the_same_in_the_host(host, pack, forward, view_of, folder):
+    in_host, plain = compared(host, pack, forward, view_of, folder / "base.safetensors", None, None)
+    assert (in_host - plain).abs().max() <= TOLERANCE
+
+
+def test_branch_and_lora_that_were_written_give_the_same_in_the_host(host, pack, forward, view_of, folder):
+    files = [folder / f"{name}.safetensors" for name in ("base", "branch", "lora")]
+    in_host, plain = compared(host, pack, forward, view_of, *files)
+    assert (in_host - plain).abs().max() <= TOLERANCE
+
+
+def test_trained_weights_give_the_same_in_the_host(host, pack, forward, view_of):
+    base = TRAINED / "base" / "nano_base.safetensors"
+    if not base.is_file():
+        pytest.skip(f"no trained base at {base}; train one with python -m training.nano")
+    branch = TRAINED / "adapter" / "branch" / "nano_branch.safetensors"
+    lora = TRAINED / "adapter" / "lora" / "nano_lora.safetensors"
+    files = [path if path.is_file() else None for path in (branch, lora)]
+    in_host, plain = compared(host, pack, forward, view_of, base, *(files if files[0] else (None, None)))
+    assert (in_host - plain).abs().max() <= TOLERANCE
