@@ -18,7 +18,6 @@ from server import PromptServer
 from ..mirage_core.rollout import Rollout
 from ..mirage_core.rollout_files import content_key
 from . import loop_body
-from .host_cache import forget_outputs
 from .host_latents import to_host
 from .loop_body import END_ID, START_ID, body_of, copied_body, outside_links, paired_start, result_link
 from .loop_run import LoopOrder, LoopRun, running, started
@@ -203,7 +202,7 @@ class LoopTurn(io.ComfyNode):
     @classmethod
     def execute(cls, run, index, end, memory=None, **outside) -> io.NodeOutput:
         loop, at, end = running(run[0]), index[0], end[0]
-        forget_outputs(loop.copies)
+        loop.forget()
         before = memory[0] if memory else loop.memory
         if isinstance(before, ExecutionBlocker):
             return io.NodeOutput(before)
@@ -229,7 +228,7 @@ class LoopTurn(io.ComfyNode):
         keep = graph.node(KEEP_ID, "keep", run=run[0], index=at, memory=result)
         keep.set_override_display_id(end)
         copies = graph.finalize()
-        loop.copies = [*loop.copies, *copies]
+        loop.copies.append(list(copies))
         return io.NodeOutput(keep.out(0), expand=copies)
 
 
@@ -307,7 +306,7 @@ class LoopFilm(io.ComfyNode):
     @classmethod
     def execute(cls, memory: Rollout, run, is_joined, end) -> io.NodeOutput:
         loop = running(run)
-        forget_outputs(loop.copies)
+        loop.forget()
         report = loop.report()
         _show(report, cls.hidden.dynprompt.get_display_node_id(end))
         loop.finish()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from ..mirage_core.rollout import Rollout
 from ..mirage_core.rollout_files import KeptRollout, SegmentFile
+from .host_cache import forget_nodes, forget_outputs
 from .loop_turns import Turn
 from .segment_keys import GraphParts, differences, segment_key, turn_parts
 from .segment_store import SegmentStore, clean, prune, set_aside
@@ -43,7 +44,8 @@ class LoopRun:
     made_from: what made them, in the same order.  prompt: id of the prompt the loop runs in.
     before: the memory that the turn under way began with.
     memory: the newest memory.  kept: the same as it lies on disk, None when it does not.
-    copies: ids of the copied nodes of the turns so far.  rendered: numbers of the segments that were made.
+    copies: ids of the copied nodes, per turn that was made and is not forgotten.
+    rendered: numbers of the segments that were made.
     changes: what differs from the newest film on disk.
     """
 
@@ -58,7 +60,7 @@ class LoopRun:
     files: dict[str, SegmentFile] = field(default_factory=dict)
     kept: KeptRollout | None = None
     is_writable: bool = True
-    copies: list[str] = field(default_factory=list)
+    copies: list[list[str]] = field(default_factory=list)
     rendered: list[int] = field(default_factory=list)
     changes: str = ""
     prompt: str = ""
@@ -136,6 +138,12 @@ class LoopRun:
             _IN_RAM.popitem(last=False)
         return self.memory
 
+    def forget(self) -> None:
+        """Have the host let go of what the turns so far leave behind."""
+        forget_outputs(node for copies in self.copies for node in copies)
+        old, self.copies = self.copies[:-1], self.copies[-1:]  # a preview of the newest turn may still be waiting
+        forget_nodes(node for copies in old for node in copies)
+
     def finish(self) -> None:
         """Let go of everything."""
         if self.store is not None:
@@ -198,7 +206,8 @@ class LoopRun:
 
     def _take(self, kept: KeptRollout) -> None:
         self.kept, self.memory = kept, self._on_path(kept.rollout)
-        self.files[kept.file.key] = kept.file
+        # Only where the tensors are: the trees of a long film would fill the RAM with the square of its length.
+        self.files[kept.file.key] = replace(kept.file, tree=None, made_from={}, needs={})
 
     def _on_path(self, rollout: Rollout) -> Rollout:
         """A kept memory knows the path of its own day; where it goes from here is up to this loop."""
