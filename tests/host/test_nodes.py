@@ -152,6 +152,31 @@ def test_writing_remembers_only_static_cells_of_new_frames(bench):
     assert nothing[0].segments_done == 1
 
 
+def test_writing_says_in_numbers_and_colours_what_became_of_every_cell(bench):
+    memory = started(bench)
+    segment = generated(bench, memory)
+    geometry = room(bench, torch.rand(3, *SIZE, 3), memory)
+    grown, report, picture = run(bench.write, memory=memory, segment=segment, geometry=geometry)
+    for word in ("cells written", "already known", "rejected", "points in all", "MiB"):
+        assert word in report
+    rows, columns = memory.size
+    assert picture.shape == (memory.plan[0].latent_frames, 8 * rows, 8 * columns, 3)
+    assert picture[0].amax() < 0.1 < picture[1:].amax()
+    assert grown.memory.blocks[-1].latents.dtype == torch.float16
+    assert grown.view(memory.plan[0]).latents.dtype == torch.float32
+
+
+def test_appending_stores_every_cell_and_fusing_what_is_new(bench):
+    memory = started(bench)
+    segment = generated(bench, memory)
+    geometry = room(bench, torch.rand(3, *SIZE, 3), memory)
+    given = {"memory": memory, "segment": segment, "geometry": geometry}
+    appended = run(bench.write, **given, memory_mode="append")[0].memory.count
+    fused = run(bench.write, **given)[0].memory.count
+    bounded = run(bench.write, **given, budget_mib=0.001)[0].memory.count
+    assert bounded < fused < appended
+
+
 def test_depth_of_another_scale_is_brought_to_that_of_the_memory(bench):
     memory = started(bench)
     segment = generated(bench, memory)
