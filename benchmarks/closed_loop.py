@@ -13,22 +13,17 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from mirage_core.metrics import Estimate, color_drift, estimate, ghosting, hole_rate, psnr, ssim
 from mirage_core.segments import plan_segments
-from mirage_core.weights import branch_file
-from training.adapter_flight import Flown, Pilot, Way, fly
+from training.adapter_crew import Crew
+from training.adapter_flight import Flown, Way
 from training.clip_pool import read_clip, write_clip
-from training.nano import load_base
 from training.nano_films import Codec
-from training.nano_words import WordTable, words_of
-from training.wan import Wan
-from training.wan_memory import Lora, SideBranch, WanWithMemory
+from training.nano_words import words_of
 from training.worlds import FIRST_HELD_OUT, Frames, World, random_flight
 
 from .closed_loop_plot import write_bars
@@ -66,52 +61,9 @@ VARIANTS = (
 )
 
 
-@dataclass(frozen=True)
-class Crew:
-    """All that flies: loaded once, with a stamp by which figures of other checkpoints are told apart."""
-
-    base: Wan
-    words: WordTable
-    codec: Codec
-    branch: SideBranch | None
-    lora: Lora | None
-    stamp: str
-
-    @staticmethod
-    def of(asked: argparse.Namespace) -> Crew:
-        device = torch.device(asked.device)
-        base, words = load_base(asked.base)
-        base = base.to(device).requires_grad_(False)
-        branch, lora, files = None, None, [asked.autoencoder, asked.base]
-        if asked.branch.is_file():
-            found = branch_file(asked.branch)
-            branch = SideBranch.of(found, base.sizes)
-            branch.load_state_dict({found.names[name]: one.float() for name, one in load_file(asked.branch).items()})
-            branch = branch.to(device).requires_grad_(False)
-            files.append(asked.branch)
-        if asked.lora.is_file():
-            tensors = {name: one.float() for name, one in load_file(asked.lora).items()}
-            rank = next(one.shape[0] for name, one in tensors.items() if name.endswith("lora_A.weight"))
-            lora = Lora(base, rank=rank)
-            lora.load_tensors(tensors)
-            lora = lora.to(device).requires_grad_(False)
-            files.append(asked.lora)
-        stamp = sha256(b"".join(sha256(path.read_bytes()).digest() for path in files)).hexdigest()[:12]
-        return Crew(base, words, Codec(asked.autoencoder, device), branch, lora, stamp)
-
-    def can_fly(self, variant: Variant) -> bool:
-        return all(getattr(self, part) is not None for part in variant.needs)
-
-    def fly(self, variant: Variant, frames: Frames, words: tuple[str, ...], *, seed: int, steps: int) -> Flown:
-        branch = self.branch if variant.way.has_branch else None
-        pilot = Pilot(WanWithMemory(self.base, branch), self.words([words]).detach(), self.codec, steps=steps)
-        if variant.has_lora and self.lora is not None:
-            self.lora.attach(self.base)
-        try:
-            return fly(pilot, frames, variant.way, seed=seed)
-        finally:
-            if self.lora is not None:
-                self.lora.detach()
+def can_fly(crew: Crew, variant: Variant) -> bool:
+    """True when the crew has all that the variant needs."""
+    return all(getattr(crew, part) is not None for part in variant.needs)
 
 
 def held_out_flight(folder: Path, number: int, *, size: int) -> tuple[Frames, tuple[str, ...]]:
@@ -166,12 +118,14 @@ def flights(crew: Crew, asked: argparse.Namespace) -> Iterator[dict]:
     yield from done
     for world in range(asked.worlds):
         frames, words = held_out_flight(asked.out / "flights", world, size=asked.size)
-        jobs = [(variant, seed) for seed in range(asked.seeds) for variant in VARIANTS if crew.can_fly(variant)]
+        jobs = [(variant, seed) for seed in range(asked.seeds) for variant in VARIANTS if can_fly(crew, variant)]
         jobs = [(variant, seed) for variant, seed in jobs if (variant.name, world, seed) not in known]
         entries = [] if ("ceiling", world, 0) in known else [{"variant": "ceiling", "world": world, "seed": 0,
                                                              **ceiling(crew.codec, frames)}]  # fmt: skip
         for variant, seed in jobs:
-            flown = crew.fly(variant, frames, words, seed=1000 * world + seed, steps=asked.steps)
+            flown = crew.fly(
+                variant.way, frames, words, seed=1000 * world + seed, steps=asked.steps, has_lora=variant.has_lora
+            )
             made = crew.codec.decode(flown.rollout.film)
             entries.append({"variant": variant.name, "world": world, "seed": seed, **figures(flown, made, frames)})
         for entry in entries:
@@ -254,7 +208,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/closed_loop.*")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    crew = Crew.of(asked)
+    crew = Crew.of(asked.autoencoder, asked.base, asked.branch, asked.lora, device=asked.device)
     missing = [name for name in ("branch", "lora") if getattr(crew, name) is None]
     print(f"base {asked.base}, autoencoder {asked.autoencoder}, stamp {crew.stamp}; missing: {missing or 'nothing'}")
     entries = list(flights(crew, asked))

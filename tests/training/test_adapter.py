@@ -14,11 +14,14 @@ from safetensors.torch import load_file, save_file
 from mirage_core.weights import branch_file, lora_file
 from tests.training.flights import CELLS, film, frames
 from training.adapter import AdapterOptions, adapter_of, load_branch, save_branch, save_lora, train, usable
+from training.adapter_crew import Crew
 from training.adapter_examples import Recipe, batch_of, example_of
 from training.adapter_flight import Pilot, Way, fly
 from training.adapter_plan import plan
+from training.adapter_predictions import predict
+from training.clip_pool import write_clip
 from training.nano import Nano, NanoOptions, save_base
-from training.nano_films import Codec
+from training.nano_films import Codec, FilmShelf
 from training.run import Run, Training
 from training.stand_in.vae import stand_in_vae
 from training.wan import Wan, WanSizes, initialised
@@ -225,3 +228,20 @@ def test_a_masked_mover_leaves_holes(pilot):
 def test_the_same_seed_flies_the_same_film(pilot):
     one, other = (fly(pilot, frames(33), Way(), seed=4) for _ in range(2))
     assert torch.equal(one.rollout.film, other.rollout.film)
+
+
+def test_predicted_latents_are_made_once_and_then_remembered_instead_of_the_true_ones(pilot, base, tmp_path):
+    clip = tmp_path / "clips" / "own-1.safetensors"
+    clip.parent.mkdir()
+    write_clip(clip, frames(65), {})
+    save_file(stand_in_vae(), tmp_path / "autoencoder.safetensors")
+    crew, shelf = Crew.of(tmp_path / "autoencoder.safetensors", base, None, None), FilmShelf(tmp_path / "films")
+    list(shelf.fill(crew.codec, [clip]))
+    assert len(list(predict(crew, shelf, [clip], steps=1))) == 1
+    assert list(predict(crew, shelf, [clip], steps=1)) == []
+    (film,) = shelf.films()
+    assert film.predicted is not None and film.predicted.shape == film.latents.shape
+    assert torch.allclose(film.predicted[:, 0], film.latents[:, 0], atol=1e-2)
+    example = example_of(film, Random(0), replace(PURE, model_rate=1, view_loss=1), references=1, preceding=0)
+    shown = {tuple(cell.tolist()) for cell in example.context[:48].flatten(1).T if cell.any()}
+    assert shown <= {tuple(cell.tolist()) for cell in film.predicted.flatten(1).T}

@@ -68,10 +68,14 @@ def asked(tmp_path) -> argparse.Namespace:
     )  # fmt: skip
 
 
+def crew_of(asked: argparse.Namespace) -> closed_loop.Crew:
+    return closed_loop.Crew.of(asked.autoencoder, asked.base, asked.branch, asked.lora)
+
+
 def test_only_what_the_checkpoints_allow_is_flown_and_nothing_twice(asked, monkeypatch):
     film = frames(closed_loop.FRAMES)
     monkeypatch.setattr(closed_loop, "held_out_flight", lambda *_, **__: (film, ("room",)))
-    crew = closed_loop.Crew.of(asked)
+    crew = crew_of(asked)
     flown = list(closed_loop.flights(crew, asked))
     assert [one["variant"] for one in flown] == ["ceiling", "no memory", "training-free guidance"]
     assert flown[1]["holes"] == 1 and flown[2]["holes"] < 0.2
@@ -80,10 +84,10 @@ def test_only_what_the_checkpoints_allow_is_flown_and_nothing_twice(asked, monke
 
 
 def test_other_checkpoints_start_a_log_of_their_own(asked, tmp_path):
-    before = closed_loop.Crew.of(asked).stamp
+    before = crew_of(asked).stamp
     nano = Nano(replace(NanoOptions(WanSizes(dim=64, ffn_dim=128, heads=2, layers=1, text_dim=16)), seed=1))
     save_base(Path(asked.base), nano.state_dict(), nano, {})
-    assert closed_loop.Crew.of(asked).stamp != before
+    assert crew_of(asked).stamp != before
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,0 +1,82 @@
+"""All trained files of a nano world loaded together, ready to fly: autoencoder, base, side branch, LoRA."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from mirage_core.weights import branch_file
+
+from .adapter_flight import Flown, Pilot, Way, fly
+from .nano import load_base
+from .nano_films import Codec
+from .nano_words import WordTable
+from .wan import Wan
+from .wan_memory import Lora, SideBranch, WanWithMemory
+from .worlds import Frames
+
+
+@dataclass(frozen=True)
+class Crew:
+    """branch and lora are None where there is no such file. stamp: differs for every set of files."""
+
+    base: Wan
+    words: WordTable
+    codec: Codec
+    branch: SideBranch | None
+    lora: Lora | None
+    stamp: str
+
+    @staticmethod
+    def of(
+        autoencoder: Path, base: Path, branch: Path | None, lora: Path | None, *, device: torch.device | str = "cpu"
+    ) -> Crew:
+        """Load what is there.
+
+        Raises FileNotFoundError without autoencoder or base, ValueError for files that do not belong together.
+        """
+        model, words = load_base(base)
+        model, files = model.to(device).requires_grad_(False), [autoencoder, base]
+        side, low = None, None
+        if branch is not None and branch.is_file():
+            side = _branch(branch, model).to(device).requires_grad_(False)
+            files.append(branch)
+        if lora is not None and lora.is_file():
+            low = _lora(lora, model).to(device).requires_grad_(False)
+            files.append(lora)
+        stamp = sha256(b"".join(sha256(path.read_bytes()).digest() for path in files)).hexdigest()[:12]
+        return Crew(model, words, Codec(autoencoder, device), side, low, stamp)
+
+    def fly(
+        self, way: Way, frames: Frames, words: tuple[str, ...], *, seed: int, steps: int = 8, has_lora: bool = True
+    ) -> Flown:
+        """One flight; see adapter_flight.fly. has_lora: the LoRA acts, where there is one."""
+        branch = self.branch if way.has_branch else None
+        pilot = Pilot(WanWithMemory(self.base, branch), self.words([words]).detach(), self.codec, steps=steps)
+        lora = self.lora if has_lora else None
+        if lora is not None:
+            lora.attach(self.base)
+        try:
+            return fly(pilot, frames, way, seed=seed)
+        finally:
+            if lora is not None:
+                lora.detach()
+
+
+def _branch(path: Path, model: Wan) -> SideBranch:
+    found = branch_file(path)
+    branch = SideBranch.of(found, model.sizes)
+    branch.load_state_dict({found.names[name]: one.float() for name, one in load_file(path).items()})
+    return branch
+
+
+def _lora(path: Path, model: Wan) -> Lora:
+    tensors = {name: one.float() for name, one in load_file(path).items()}
+    rank = next(one.shape[0] for name, one in tensors.items() if name.endswith("lora_A.weight"))
+    lora = Lora(model, rank=rank)
+    lora.load_tensors(tensors)
+    return lora
