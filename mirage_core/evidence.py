@@ -208,10 +208,14 @@ def in_front_score(depth: torch.Tensor, known: torch.Tensor, is_known: torch.Ten
     """[frames rows columns] in [0, 1): how far a surface stands in front of the one that was remembered there.
 
     depth: [frames rows columns], new, in the memory's scale.  known: what the memory shows from the same cameras.
-    is_known: bool, where it shows something. Unknown cells score 0.
+    is_known: bool, where it shows something. Unknown cells score 0. The nearest of a cell and its neighbours is what
+        counts as remembered: at outlines a remembered surface may show a cell beside where it is.
     """
-    is_compared = is_known & torch.isfinite(depth) & (depth > 0) & (known > 0)
-    ahead = torch.where(is_compared, known / depth - 1, 0.0).clamp_min(0)
+    is_known = is_known & (known > 0)
+    is_compared = is_known & torch.isfinite(depth) & (depth > 0)
+    nearness = torch.where(is_known, 1 / known.float(), 0.0)
+    nearest = 1 / functional.max_pool2d(nearness[:, None], 3, stride=1, padding=1)[:, 0]
+    ahead = torch.where(is_compared, nearest / depth - 1, 0.0).clamp_min(0)
     return ahead**2 / (ahead**2 + LIKELY_IN_FRONT**2)
 
 
@@ -219,10 +223,15 @@ def unlike_score(latents: torch.Tensor, known: torch.Tensor, is_known: torch.Ten
     """[frames rows columns] in [0, 1]: how much more latents differ from the remembered ones than is usual there.
 
     latents, known: [channels frames rows columns], normalised.  is_known: [frames rows columns] bool; other cells
-        score 0. Usual is the frame's median difference, of which three times score 1/2: a decoded and filmed surface
+        score 0. The difference is that to the likest of a cell and its neighbours, since what is seen anew falls beside
+        the old cells. Usual is the frame's median of it, of which three times score 1/2: a decoded and filmed surface
         never has quite the latents it was remembered with.
     """
-    difference = (latents.float() - known.float()).square().mean(0).sqrt()
+    known = torch.where(is_known, known.float(), torch.inf)
+    beside = functional.pad(known, (1, 1, 1, 1), value=torch.inf)
+    rows, columns = is_known.shape[1:]
+    shifted = [beside[:, :, row : row + rows, column : column + columns] for row in range(3) for column in range(3)]
+    difference = torch.stack([(latents.float() - one).square().mean(0).sqrt() for one in shifted]).amin(0)
     scores = torch.zeros_like(difference)
     for frame, at in enumerate(is_known):
         if at.any():

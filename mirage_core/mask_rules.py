@@ -26,7 +26,7 @@ LIMITS = {
     "unsure_threshold": (0.02, 1.0, 0.01, "Depth is not trusted from this score on. Lower trusts less."),
     "grow": (0, 64, 1, "Grow sky and movers by so many pixels, for soft edges and shadows."),
     "feather": (0, 64, 1, "Let the edge fade out over so many pixels."),
-    "hold": (0, 16, 1, "What moves is left out so many frames before and after, too."),
+    "hold": (0, 16, 1, "What moves is left out so many frames of the film before and after, too."),
     "min_area": (0.0, 5.0, 0.01, "Ignore movers and doubts smaller than this, in percent of the picture."),
 }
 MAX_WEIGHT = 2.0
@@ -89,10 +89,10 @@ class MaskRules:
         return asdict(self)
 
 
-# Depth edges are resolved where points are lifted; the memory's opinion is coarse and of whole cells.
+# Latents differ for many reasons other than movers, and depth edges are resolved where points are lifted.
 DEFAULT_WEIGHTS = {name: 1.0 for name in SOURCES} | {
     "moving_depth": 0.8,
-    "moving_latents": 0.6,
+    "moving_latents": 0.0,
     "unsure_depth": 0.6,
     "unsure_edge": 0.0,
     "unsure_thin": 0.0,
@@ -105,8 +105,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weights": {"sky_far": 0.0, "unsure_depth": 0.8},
     },
     "street with people": {
-        "moving_threshold": 0.35, "grow": 10, "hold": 4, "min_area": 0.01,
-        "weights": {"moving_depth": 1.0, "moving_latents": 0.8},
+        "moving_threshold": 0.4, "grow": 8, "hold": 2, "min_area": 0.01,
     },
     "open sky": {"sky_threshold": 0.3, "grow": 6, "weights": {"sky_far": 1.4, "unsure_thin": 0.8}},
 }  # fmt: skip
@@ -165,13 +164,14 @@ def derived_mask(
     """
     frames = frames or range(evidence.frames)
     # What moves before or after these frames may be held into them.
-    around = range(max(0, frames.start - rules.hold), min(evidence.frames, frames.stop + rules.hold))
+    hold = (rules.hold + evidence.stride // 2) // evidence.stride
+    around = range(max(0, frames.start - hold), min(evidence.frames, frames.stop + hold))
     scale = evidence.size[1] / evidence.image_size[1]
     grow, feather = (math.ceil(getattr(rules, name) * scale) for name in _PIXELS)
     min_pixels = math.ceil(rules.min_area / 100 * evidence.size[0] * evidence.size[1])
     is_sky = _where(evidence, rules, SKY, frames)
     is_moving = without_small(_where(evidence, rules, MOVING, around), min_pixels)
-    is_moving = held(is_moving, rules.hold)[frames.start - around.start :][: len(frames)]
+    is_moving = held(is_moving, hold)[frames.start - around.start :][: len(frames)]
     is_unsure = without_small(_where(evidence, rules, UNSURE, frames), min_pixels)
     is_painted = None if painted is None else grown(_at_least(painted[_slice(frames)], 128), grow)
     is_sky, is_moving = _grown(is_sky, grow), _grown(is_moving, grow)

@@ -135,6 +135,15 @@ def test_masks_that_do_not_fit_are_refused() -> None:
     assert mask_score(mask, 3, (32, 48), name="sky_mask")[0, 0, 0] == 255
 
 
+def test_what_is_remembered_one_cell_beside_is_neither_in_front_nor_unlike() -> None:
+    known_latents = torch.randn(48, 1, 6, 8, generator=torch.Generator().manual_seed(0))
+    known = torch.full((1, 6, 8), 4.0)
+    known[..., 4:] = 2.0
+    is_known = torch.ones(1, 6, 8, dtype=torch.bool)
+    assert (in_front_score(known.roll(-1, 2), known, is_known)[..., :-1] == 0).all()
+    assert (unlike_score(known_latents.roll(1, 2), known_latents, is_known)[:, 1:] == 0).all()
+
+
 def test_evidence_tells_what_it_found_and_what_it_lacks() -> None:
     score = torch.zeros(2, 32, 48, dtype=torch.uint8)
     score[:, :8] = 200

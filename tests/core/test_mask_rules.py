@@ -99,6 +99,13 @@ def test_what_moves_is_held_before_and_after() -> None:
     assert moving.flatten(1).any(1).tolist() == [False, True, True, True, False]
 
 
+def test_held_frames_are_those_of_the_film_also_where_only_every_fourth_is_looked_at() -> None:
+    evidence = Evidence(5, SIZE, {"moving_mask": square(only=2)}, stride=4)
+    for hold, moving in ((1, [2]), (4, [1, 2, 3]), (8, [0, 1, 2, 3, 4])):
+        found = derived_mask(evidence, MaskRules.of(PLAIN | {"hold": hold})).is_moving
+        assert found.flatten(1).any(1).nonzero()[:, 0].tolist() == moving
+
+
 def test_small_movers_go_but_small_pieces_of_sky_stay() -> None:
     evidence = evidence_of(moving_parallax=square(), sky_model=square(at=36))
     share = 100 * 64 / (48 * 64)

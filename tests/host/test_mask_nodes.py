@@ -31,6 +31,7 @@ def nodes(pack):
         mask=pack("mask_nodes").DynamicSkyMask,
         previews=pack("mask_previews"),
         routes=pack("mask_routes"),
+        pictures=pack("mask_pictures"),
     )
 
 
@@ -150,7 +151,7 @@ def test_the_preview_is_the_overlay_of_the_run(nodes, film):
 
     evidence, _ = run(nodes.evidence, images=film.frames.rgb, geometry=film.geometry, memory=film.rollout)
     rules = MaskRules.of({"grow": 6})
-    pictures = nodes.routes.encoded.__globals__["small_pictures"](film.frames.rgb, evidence.size)
+    pictures = nodes.pictures.small_pictures(film.frames.rgb, evidence.size)
     tuned = nodes.previews.Tuned(evidence, pictures, None, None)
     _, overlay, cells = run(nodes.mask, images=film.frames.rgb, evidence=evidence, tuning=rules.to_json(), **OLD)
     for view, pictured in (("pixels", overlay), ("cells", cells)):
