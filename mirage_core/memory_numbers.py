@@ -43,8 +43,8 @@ def memory_numbers(rollout: Rollout) -> MemoryNumbers:
         for segment, count in zip(found.tolist(), counts.tolist(), strict=True):
             segments[segment] = segments.get(segment, 0) + count
     stride = max(1, -(-memory.count // _MAX_SORTED))
-    confidence = _joined([block.confidence[::stride].float() for block in memory.blocks])
-    footprints = _joined([block.footprints[::stride].float() for block in memory.blocks])
+    confidence = _joined([block.confidence[::stride] for block in memory.blocks])
+    footprints = _joined([block.footprints[::stride] for block in memory.blocks])
     points = [block.points for block in memory.blocks]
     return MemoryNumbers(
         points=memory.count,

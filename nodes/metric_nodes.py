@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from comfy_api.latest import io
@@ -105,10 +105,7 @@ def known_before(memory: Rollout, frame: int) -> torch.Tensor:
 
 def _older(block: MemoryBlock, last: int) -> MemoryBlock:
     is_older = block.latent_index <= last
-    if is_older.all():
-        return block
-    names = ("points", "latents", "latent_index", "confidence", "footprints", "sides")
-    return replace(block, **{name: getattr(block, name)[is_older] for name in names})
+    return block if is_older.all() else block.chosen(is_older)
 
 
 def _frames(memory: Rollout, wanted: list[int], video, images, vae) -> dict[int, torch.Tensor]:
