@@ -3,7 +3,7 @@
  * Questions to nodes/scene_routes.py. An answer of the server that is an error becomes an Error with its sentence.
  *
  * @typedef {{ node: string, version: number, points: number, segments_done: number, unit_length: number,
- *   image_size: [number, number], fov_degrees: number, here: number[] }} Scene
+ *   image_size: [number, number], fov_degrees: number, here: number[], is_edited: boolean }} Scene
  *   here: camera to world of the newest filmed frame, 16 numbers
  * @typedef {{ scene: string | null, from_here: boolean }} Place where a path begins: at the first picture, or there
  * @typedef {{ path: import("./path_state.mjs").Path, cam2world: number[][], fov_degrees: number[],
@@ -11,7 +11,7 @@
  *   whole_frames: number, segments: [number, number][] }} Sampled
  * @typedef {{ known: number[], levels: ("green" | "amber" | "red")[], level: string, suggestion: string }} Checked
  * @typedef {{ count: number, positions: Float32Array, footprints: Float32Array, colors: Uint8Array }} Points
- * @typedef {{ fetchApi: (route: string, options?: RequestInit) => Promise<Response> }} Api
+ * @typedef {{ fetchApi: (route: string, options?: RequestInit) => Promise<Response>, clientId?: string | null }} Api
  */
 
 export class SceneServer {
@@ -20,14 +20,20 @@ export class SceneServer {
     this.api = api;
   }
 
-  /** @returns {Promise<Scene[]>} newest first */
-  async scenes() {
-    return (await this.get("/mirage/scenes")).json();
+  /** This page, as the host knows it: its own scenes go before those of other pages. */
+  get client() {
+    return encodeURIComponent(this.api.clientId ?? "");
   }
 
-  /** @param {string} scene @returns {Promise<Points>} */
-  async points(scene) {
-    const bytes = await (await this.get(`/mirage/points?scene=${encodeURIComponent(scene)}`)).arrayBuffer();
+  /** @returns {Promise<Scene[]>} newest first */
+  async scenes() {
+    return (await this.get(`/mirage/scenes?client=${this.client}`)).json();
+  }
+
+  /** @param {string} scene @param {string} [color] @param {"before" | "after"} [stage] of a node that edits @returns {Promise<Points>} */
+  async points(scene, color = "preview", stage = "after") {
+    const asked = `scene=${encodeURIComponent(scene)}&color=${color}&stage=${stage}&client=${this.client}`;
+    const bytes = await (await this.get(`/mirage/points?${asked}`)).arrayBuffer();
     const count = new DataView(bytes).getUint32(0, true);
     return {
       count,
@@ -61,7 +67,7 @@ export class SceneServer {
   /** @param {string} route @param {object} question */
   async post(route, question) {
     const headers = { "Content-Type": "application/json" };
-    return checked(await this.api.fetchApi(route, { method: "POST", headers, body: JSON.stringify(question) }));
+    return checked(await this.api.fetchApi(route, { method: "POST", headers, body: JSON.stringify({ client: this.api.clientId ?? "", ...question }) }));
   }
 }
 
