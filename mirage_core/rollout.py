@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 
@@ -160,6 +163,28 @@ class Rollout:
         return torch.cat(self.latents, dim=1)
 
     @property
+    def filmed_latents(self) -> int:
+        """Number of latent frames filmed so far, the start picture included."""
+        return sum(latents.shape[1] for latents in self.latents)
+
+    @property
+    def filmed_frames(self) -> int:
+        """Number of pixel frames filmed so far, the start picture included."""
+        return self.grid.frames(self.filmed_latents)
+
+    def latent_frames(self, chosen: Sequence[int]) -> torch.Tensor:
+        """[channels n rows columns] some filmed latents, normalised, by their number in the film; at least one.
+
+        The rest of the film is not touched, which may lie on a disk.
+        """
+        starts = [0, *accumulate(latents.shape[1] for latents in self.latents)]
+        frames = []
+        for number in chosen:
+            piece = bisect_right(starts, number) - 1
+            frames.append(self.latents[piece][:, number - starts[piece]])
+        return torch.stack(frames, dim=1)
+
+    @property
     def overlap(self) -> torch.Tensor:
         """[channels 1 rows columns] the newest latent; the next segment starts with it."""
         return self.latents[-1][:, -1:]
@@ -170,9 +195,8 @@ class Rollout:
 
     def filmed_cameras(self) -> Cameras:
         """The cameras of all filmed latents."""
-        count = sum(latents.shape[1] for latents in self.latents)
         stride = self.grid.temporal_stride
-        return self.cameras[[frame * stride for frame in range(count)]]
+        return self.cameras[[frame * stride for frame in range(self.filmed_latents)]]
 
     def pixel_cameras_of(self, segment: Segment) -> Cameras:
         """The cameras of all pixel frames that the model makes for a segment, the overlap included."""
@@ -209,11 +233,11 @@ class Rollout:
         """
         if self.last_view is None or count < 1:
             return None
-        before = self.film[:, -1 - count : -1]
-        available = min(before.shape[1], self.last_view.latents.shape[1] - 1)
+        last = self.filmed_latents - 1
+        available = min(count, last, self.last_view.latents.shape[1] - 1)
         if available < 1:
             return None
-        return before[:, -available:], _frames_of(self.last_view, slice(-1 - available, -1))
+        return self.latent_frames(range(last - available, last)), _frames_of(self.last_view, slice(-1 - available, -1))
 
     def extended(
         self,

@@ -142,7 +142,7 @@ def reference_latents(rollout: Rollout, *, max_references: int, preceding: int) 
 
     preceding: latent frames that go into the model anyway, before the overlap latent; they are not taken twice.
     """
-    memory, film = rollout.landmarks, rollout.film
+    memory = rollout.landmarks
     if max_references < 1 or not memory.blocks:
         return None
     seen = shown_voxels(
@@ -151,10 +151,10 @@ def reference_latents(rollout: Rollout, *, max_references: int, preceding: int) 
         rollout.size,
         voxel_size=default_voxel_size(memory),
     )
-    count = film.shape[1]
+    count = rollout.filmed_latents
     given_anyway = range(count - 1 - preceding, count)
     chosen = select_references(seen[count:], seen[:count], max_references=max_references, excluded=given_anyway)
-    return film[:, chosen] if chosen else None
+    return rollout.latent_frames(chosen) if chosen else None
 
 
 def check_model(model) -> None:

@@ -94,7 +94,7 @@ def _cameras_ahead(memory: Rollout, path: Shot | None) -> Cameras:
         here = memory.filmed_cameras().intrinsics[-1]
         cameras = path.cameras(intrinsics=here, unit_length=memory.unit_length)
         memory = memory.redirected(cameras)
-    here = 0 if memory.is_finished else memory.grid.last_frame_of(memory.film.shape[1] - 1)
+    here = 0 if memory.is_finished else memory.grid.last_frame_of(memory.filmed_latents - 1)
     return memory.cameras[list(range(here, len(memory.cameras)))]
 
 

@@ -109,7 +109,7 @@ def frame_colors(
     points: [points 3].  latent_index: [points].  images: [frames height width 3], all decoded frames of the film.
     Raises ValueError when the frames are not those of the film.
     """
-    stride, filmed = memory.grid.temporal_stride, memory.grid.frames(memory.film.shape[1])
+    stride, filmed = memory.grid.temporal_stride, memory.filmed_frames
     if images.shape[0] != filmed:
         raise ValueError(
             f"There are {images.shape[0]} images; the film has {filmed} frames so far. Connect all decoded frames of this "
@@ -149,7 +149,7 @@ def _film(memory: Rollout) -> bytes:
     ]
     document = {
         "frames": len(memory.cameras),
-        "filmed_frames": memory.grid.frames(memory.film.shape[1]),
+        "filmed_frames": memory.filmed_frames,
         "fps": memory.fps,
         "width": width,
         "height": height,

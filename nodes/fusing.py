@@ -68,7 +68,7 @@ def written_segment(
         cells.cameras,
         is_static=cells.is_static,
         confidence=cells.confidence,
-        first_latent_index=rollout.film.shape[1],
+        first_latent_index=rollout.filmed_latents,
         filmed_cameras=rollout.filmed_cameras(),
         features=features,
         budget_mib=budget_mib,

@@ -90,7 +90,7 @@ def segment_block(
             rollout.memory.grid,
             is_static=cells.is_static,
             confidence=cells.confidence,
-            first_latent_index=rollout.film.shape[1],
+            first_latent_index=rollout.filmed_latents,
         )
         what = f"{fitted.depth[1:].numel()} cells"
     written = f"{len(block)} of {what} written"
@@ -141,7 +141,7 @@ def _new_pixels(
         fitted.cameras[_NEW],
         is_static=is_static,
         confidence=_at_cells(None if confidence is None else confidence[_NEW], image_size),
-        first_latent_index=rollout.film.shape[1],
+        first_latent_index=rollout.filmed_latents,
     )
     return thinned(block, rollout.memory)
 

@@ -50,7 +50,7 @@ class RevisitScore(io.ComfyNode):
     def execute(
         cls, memory: Rollout, video=None, images=None, vae=None, min_gap=33, tolerance=1.0, pictures=4
     ) -> io.NodeOutput:
-        filmed = memory.grid.frames(memory.film.shape[1])
+        filmed = memory.filmed_frames
         found = same_pose_pairs(
             memory.cameras[:filmed], unit_length=memory.unit_length, min_gap=min_gap, tolerance=tolerance / 5
         )

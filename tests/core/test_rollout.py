@@ -69,6 +69,15 @@ def test_preceding_latents_are_those_before_the_overlap_with_what_the_memory_sho
     assert preceding[1].is_covered.shape == (2, *CELLS)
 
 
+def test_latent_frames_are_those_of_the_joined_film():
+    rollout = started(97)
+    while not rollout.is_finished:
+        _, rollout = filmed(rollout)
+    chosen = [0, 24, 1, 8, 9, 16, 17]
+    assert torch.equal(rollout.latent_frames(chosen), rollout.film[:, chosen])
+    assert (rollout.filmed_latents, rollout.filmed_frames) == (25, 97)
+
+
 def test_the_first_camera_sees_the_whole_start_picture():
     rollout = started()
     view = rollout.view(rollout.next_segment)
