@@ -12,7 +12,7 @@ from ..mirage_core.mask_rules import DerivedCells, DerivedMask
 from ..mirage_core.masks import area_resampled
 
 WRITTEN, SKY, MOVING, UNSURE = (0.20, 0.80, 0.42), (0.20, 0.48, 1.0), (1.0, 0.20, 0.25), (1.0, 0.72, 0.15)
-_TINT, _WRITTEN_TINT = 0.62, 0.22  # what is written should still be seen as it is
+_TINT, _WRITTEN_TINT = 0.62, 0.16  # what is written should still be seen as it is
 
 
 def mask_overlay(images: torch.Tensor, mask: DerivedMask) -> torch.Tensor:
