@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from aiohttp.test_utils import make_mocked_request
 from PIL import Image
 
 from mirage_core.camera import Cameras, pinhole_intrinsics
@@ -136,6 +138,10 @@ def simple_scene() -> tuple[LatentMemory, Cameras, tuple[int, int]]:
         ({"settings": {}, "from_here": 1}, "from_here is 1; it is true or false"),
         ({"settings": {}, "scene": 5}, "scene is the id of the node"),
         ({"settings": {}, "scene": "nowhere"}, "no scene of node 'nowhere'"),
+        ({"settings": {}, "scene": "10", "client": 5}, "client is the id of a page"),
+        (b'{"settings": {}, "settings": {}}', "names one key twice"),
+        (b"[" * 100_000, "nests brackets too deeply"),
+        (b'{"settings": {"amount": ' + b"9" * 9000 + b"}}", "4300 digits"),
     ],
 )
 def test_a_wrong_question_gets_one_sentence(ask, question, sentence):
@@ -237,3 +243,82 @@ def test_a_scene_that_is_looked_at_stays(pack):
     scenes.get("a")
     scenes.remember("c", film)
     assert {one.node for one in scenes.newest_first()} == {"a", "c"}
+
+
+def test_two_pages_with_one_workflow_have_a_scene_each(pack):
+    scenes, first, second = pack("scenes").Scenes(), rollout_of(4), rollout_of(5)
+    scenes.remember("10", first, client="a")
+    scenes.remember("10", second, client="b")
+    assert scenes.get("10", "a").rollout is first and scenes.get("10", "b").rollout is second
+    assert [one.rollout for one in scenes.newest_first("a")] == [first]
+    assert scenes.get("10", "elsewhere").rollout is second  # a page that was opened anew sees the newest
+
+
+def test_pages_that_run_at_once_never_see_each_others_scenes(pack):
+    scenes, films = pack("scenes").Scenes(), [rollout_of(count) for count in range(1, 5)]
+    wrong = []
+
+    def page(index: int) -> None:
+        for _ in range(200):
+            scenes.remember("10", films[index], client=str(index))
+            seen = scenes.get("10", str(index)).rollout
+            listed = scenes.newest_first(str(index))
+            if seen is not films[index] or [one.rollout for one in listed] != [films[index]]:
+                wrong.append(index)
+
+    threads = [threading.Thread(target=page, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_scenes_stay_within_their_bytes_and_shared_tensors_count_once(pack):
+    film = rollout_of(1000)
+    size = sum(value.nbytes for value in vars(film.memory.blocks[0]).values() if isinstance(value, torch.Tensor))
+    scenes = pack("scenes").Scenes(limit=9, max_bytes=3 * size)
+    for node in "abcdef":
+        scenes.remember(node, film)
+    assert len(scenes.newest_first()) == 6
+    for node in "uvwxyz":
+        scenes.remember(node, rollout_of(1000))
+    assert [one.node for one in scenes.newest_first()] == ["z", "y", "x"]
+
+
+def test_the_memory_before_an_edit_is_kept_beside_the_one_after(pack):
+    scenes, before, after = pack("scenes").Scenes(), rollout_of(4), rollout_of(3)
+    scenes.remember("10", after, before=before)
+    assert scenes.get("10").before is before and scenes.get("10").rollout is after
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_answered"),
+    [
+        ({}, True),
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "http://here:8188"}, True),
+        ({"Sec-Fetch-Site": "none"}, True),
+        ({"Sec-Fetch-Site": "cross-site"}, False),
+        ({"Sec-Fetch-Site": "same-site"}, False),
+        ({"Origin": "http://here:8188"}, True),
+        ({"Origin": "http://HERE:8188"}, True),
+        ({"Origin": "http://here:9999"}, False),
+        ({"Origin": "http://here:8188.elsewhere.example"}, False),
+        ({"Origin": "null"}, False),
+        ({"Origin": ""}, False),
+        ({"Origin": "http://[here"}, False),
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "http://elsewhere.example"}, False),
+    ],
+)
+def test_only_pages_of_this_server_and_programs_are_answered(pack, headers, is_answered):
+    request = make_mocked_request("POST", "/mirage/path", headers={"Host": "here:8188", **headers})
+    assert pack("route_answers").is_same_origin(request) is is_answered
+
+
+@pytest.mark.parametrize("color", ["preview", "age", "confidence", "segment", "locked"])
+def test_every_colouring_has_a_colour_for_every_point(pack, color):
+    film = filmed()
+    shown = pack("scenes").colored_points(film.memory, colors=pack("memory_colors").coloring(film, color))
+    assert shown.colors.shape == (film.memory.count, 3)
+    with pytest.raises(ValueError, match="color is 'shiny'; it is one of preview, age"):
+        pack("memory_colors").coloring(film, "shiny")
