@@ -104,13 +104,16 @@ def levels(score: torch.Tensor) -> torch.Tensor:
 def mask_score(mask: torch.Tensor, frames: int, image_size: tuple[int, int], *, name: str) -> torch.Tensor:
     """[frames rows columns] uint8 of a mask given as it is: [frames H W], [1 H W], or one per latent frame.
 
-    mask: bool or float in [0, 1], 1 = excluded, of any size of the picture's shape. NaN counts as 1.
+    mask: bool or float in [0, 1], 1 = excluded, of any size of the picture's shape. NaN counts as 1. An empty mask
+        fits everything.
     name: of the mask, for the sentence when it does not fit.
     Raises ValueError for another number of frames, another shape, values outside [0, 1].
     """
     height, width = image_size
     if mask.ndim != 3 or 0 in mask.shape:
         raise ValueError(f"{name} has shape {list(mask.shape)}; a mask is [frames height width] and not empty.")
+    if not mask.any():  # hosts stand in for a picture without a mask by an empty one of any size
+        return torch.zeros(frames, *working_size(image_size), dtype=torch.uint8)
     if abs(mask.shape[2] / mask.shape[1] - width / height) > 0.02 * width / height + 1 / mask.shape[1]:
         raise ValueError(
             f"{name} is {mask.shape[2]}x{mask.shape[1]} and the frames {width}x{height}: not the same crop. Make the "

@@ -121,8 +121,12 @@ def test_maps_are_spread_over_the_frames(count: int, frames: int, first: list[in
     assert per_frame(torch.arange(count), frames, name="sky_mask").tolist() == first
 
 
+def test_an_empty_mask_of_any_size_says_nothing() -> None:
+    assert (mask_score(torch.zeros(1, 64, 64), 5, (32, 48), name="moving") == 0).all()
+
+
 def test_masks_that_do_not_fit_are_refused() -> None:
-    mask = torch.zeros(3, 32, 48)
+    mask = torch.full((3, 32, 48), 0.1)
     with pytest.raises(ValueError, match=r"sky_mask has 3 frames for 5 pictures\. Give 5, 1 for all, or 2"):
         mask_score(mask, 5, (32, 48), name="sky_mask")
     with pytest.raises(ValueError, match="sky_mask is 48x32 and the frames 32x32: not the same crop"):

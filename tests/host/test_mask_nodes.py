@@ -109,8 +109,8 @@ def test_frames_that_are_not_the_segments_are_told_and_no_error(nodes, film):
     [
         ({"images": torch.full((1, 32, 32, 3), math.nan)}, "images contain NaN"),
         ({"images": torch.zeros(0, 32, 32, 3)}, "not empty"),
-        ({"sky_mask": torch.zeros(4, *SIZE)}, "sky_mask has 4 frames for 9 pictures"),
-        ({"mover_mask": torch.zeros(9, 32, 32)}, "not the same crop"),
+        ({"sky_mask": torch.ones(4, *SIZE)}, "sky_mask has 4 frames for 9 pictures"),
+        ({"mover_mask": torch.ones(9, 32, 32)}, "not the same crop"),
         ({"geometry": {"depth": torch.ones(5, *SIZE)}}, "The geometry has 5 frames for 9 pictures"),
         ({"geometry": {"depth": torch.ones(9, 64, 64)}}, "depth map is 64x64 and the frames 288x160"),
     ],
@@ -122,7 +122,7 @@ def test_what_does_not_fit_gets_one_sentence(nodes, film, changes, sentence):
 
 def test_an_error_within_a_film_names_the_segment(nodes, film):
     with pytest.raises(ValueError, match="segment 1/1, Scene Evidence: sky_mask has 4 frames"):
-        run(nodes.evidence, images=film.frames.rgb, memory=film.rollout, sky_mask=torch.zeros(4, *SIZE))
+        run(nodes.evidence, images=film.frames.rgb, memory=film.rollout, sky_mask=torch.ones(4, *SIZE))
 
 
 def test_the_mask_wants_the_images_of_its_evidence_and_rules_it_knows(nodes, film):
@@ -132,7 +132,7 @@ def test_the_mask_wants_the_images_of_its_evidence_and_rules_it_knows(nodes, fil
     with pytest.raises(ValueError, match="The tuning has 'glow'"):
         run(nodes.mask, images=film.frames.rgb, evidence=evidence, tuning={"glow": 1}, **OLD)
     with pytest.raises(ValueError, match="moving has 4 frames for 9 pictures"):
-        run(nodes.mask, images=film.frames.rgb, evidence=evidence, moving=torch.zeros(4, *SIZE), **OLD)
+        run(nodes.mask, images=film.frames.rgb, evidence=evidence, moving=torch.ones(4, *SIZE), **OLD)
 
 
 def test_painted_masks_add_and_protect(nodes, film):
