@@ -78,6 +78,7 @@ class SimpleDepth(io.ComfyNode):
             "mask": depth > 0,
             "intrinsics": (cameras.intrinsics / size[:, None]).float(),
             "image": image[..., :3].cpu(),
+            "mirage_kind": "scale + disparity shift" if shape["shape"] == "depth map" else "scale",
         }
         return io.NodeOutput(packet)
 

@@ -12,9 +12,10 @@ from ..mirage_core.rollout import Rollout, Shot
 from ..mirage_core.zbuffer import MemoryView
 from .depth_fitting import ALIGNMENTS, AUTO, OFF, fitted_depth
 from .fusing import APPEND, FUSE, HALF, PRECISIONS, unwritten_picture, written_segment
-from .geometry import Geometry, picture_intrinsics, read_geometry
+from .geometry import picture_intrinsics, read_geometry
 from .host_latents import encode_picture, fit_image, fit_maps, latent_preview, to_normalised
 from .lifting import re_encoded, started_memory
+from .mover_layers import kept_movers
 from .rgb_views import next_view, view_along
 from .scenes import remember_scene
 from .segment_errors import named_errors
@@ -80,7 +81,7 @@ class InitLatentMemory(io.ComfyNode):
         start = fit_image(image[:1], path.image_size)
         latents = encode_picture(vae, start)
         shape = read_geometry(geometry).frames([0])
-        _check_same_shape(shape, image)
+        shape.check_same_crop((image.shape[1], image.shape[2]), what="the picture")
         shape = shape.fitted(path.image_size)
         intrinsics = picture_intrinsics(shape, path.image_size, path.fov_degrees)
         unit_length = median_depth(shape.depth)
@@ -206,6 +207,27 @@ class WriteMemory(io.ComfyNode):
                     advanced=True,
                     tooltip="How latents are kept in the memory. half: errors of 0.03 %, far below what a VAE does, at half the size. Only with fuse.",
                 ),
+                io.Boolean.Input(
+                    "refine_poses",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="The model does not follow the path exactly. On: the cameras are corrected, by a few degrees at most, so that the "
+                    "segment's depth lies on what is remembered. The film's path stays as it is; the report says how far they went.",
+                ),
+                io.Boolean.Input(
+                    "keep_movers",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Experimental. What moves at the end of the segment is shown to the next one for a second, going on at its speed, so "
+                    "that it does not vanish at the border. It is never remembered. Needs mover_mask.",
+                ),
+                io.Mask.Input(
+                    "mover_mask",
+                    optional=True,
+                    tooltip="White = moves, one mask per frame, or per frame that Frames for Depth picks. Only read with keep_movers.",
+                ),
             ],
             outputs=[
                 MirageMemory.Output(display_name="memory", tooltip="The memory with the segment in it; connect to the next segment or to Segment Loop End."),
@@ -223,11 +245,13 @@ class WriteMemory(io.ComfyNode):
     def execute(
         cls, memory: Rollout, segment, geometry=None, static_mask=None, align_depth=True, images=None, vae=None,
         update=_LATENTS, alignment=AUTO, memory_mode=FUSE, budget_mib=0.0, precision=HALF,
+        refine_poses=False, keep_movers=False, mover_mask=None,
     ) -> io.NodeOutput:  # fmt: skip
         with named_errors(memory, "Write Memory"):
             planned = memory.next_segment
             latents = to_normalised(segment["samples"], memory.grid)
             view = segment.get(SEGMENT_VIEW) or next_view(memory, vae)[0]
+            fitted = None
             if geometry is None:
                 known, note = memory.memory, "no geometry: nothing new is remembered"
                 picture = unwritten_picture(memory)
@@ -236,7 +260,10 @@ class WriteMemory(io.ComfyNode):
                 if update == _RE_ENCODE and not is_rgb(memory.memory):
                     lifted, how = re_encoded(memory, images, static_mask, vae), "re-encoded, "
                 shape = read_geometry(geometry)
-                fitted = fitted_depth(memory, view, shape, static_mask, alignment=alignment if align_depth else OFF)
+                alignment = alignment if align_depth else OFF
+                fitted = fitted_depth(
+                    memory, view, shape, static_mask, alignment=alignment, refine_poses=refine_poses
+                )
                 written = written_segment(
                     memory,
                     lifted,
@@ -248,18 +275,14 @@ class WriteMemory(io.ComfyNode):
                     features=PRECISIONS[precision],
                 )
                 known, note, picture = written.memory, how + written.note, written.picture
-            grown = memory.extended(latents, view, memory=known, note=note)
+            movers = None
+            if keep_movers:
+                movers, kept = kept_movers(memory, latents, fitted, mover_mask)
+                note = f"{note}, {kept}"
+            fit = None if fitted is None else fitted.last_fit
+            grown = memory.extended(latents, view, memory=known, note=note, depth_fit=fit, movers=movers)
         remember_scene(grown)
         return io.NodeOutput(grown, f"segment {planned.index + 1}: {note}", picture)
-
-
-def _check_same_shape(shape: Geometry, image: torch.Tensor) -> None:
-    height, width = shape.depth.shape[1:]
-    if abs(width / height - image.shape[2] / image.shape[1]) > 0.02 * width / height:
-        raise ValueError(
-            f"The depth map is {width}x{height} and the picture {image.shape[2]}x{image.shape[1]}: not the same crop. "
-            "Estimate the depth from the very picture that goes into image."
-        )
 
 
 def view_picture(view: MemoryView, *, scale: int = 8) -> torch.Tensor:

@@ -12,6 +12,7 @@ from ..mirage_core.camera import Cameras, fov_degrees
 from ..mirage_core.pose_errors import PoseErrors, evenly_spaced, pose_errors
 from ..mirage_core.rollout import Rollout
 from .film_nodes import picked_frames
+from .geometry import estimated_cameras
 from .path_pictures import receipt_plot
 from .sockets import DA3Geometry, MirageMemory
 
@@ -81,40 +82,8 @@ class CameraReceipt(io.ComfyNode):
         return io.NodeOutput(report, document, receipt_plot(errors, frames, plan), ui={"text": (report,)})
 
 
-def estimated_cameras(packet) -> Cameras:
-    """The cameras in a DA3_GEOMETRY packet of the mode multiview, in the estimate's own world and scale.
-
-    Raises ValueError when there are none, or they are not finite.
-    Source: ComfyUI v0.30 comfy_extras/nodes_depth_anything_3.py (world2cam [1 views 3 or 4 4], intrinsics in pixels of
-    the size the model ran at, whose principal point is its middle).
-    """
-    if not isinstance(packet, dict) or "extrinsics" not in packet or "intrinsics" not in packet:
-        raise ValueError(
-            "The geometry has no cameras. Set Run Depth Anything 3 to multiview, with a Small or Base model, on the frames "
-            "of Film Frames."
-        )
-    world2cam = packet["extrinsics"].detach().double().cpu()[0, :, :3]
-    intrinsics = packet["intrinsics"].detach().double().cpu()[0]
-    if torch.equal(intrinsics, torch.eye(3, dtype=torch.float64).expand_as(intrinsics)):
-        raise ValueError(
-            "This depth model estimates no cameras: the host filled in unit matrices. Load Depth Anything 3 Small or Base."
-        )
-    if not (torch.isfinite(world2cam).all() and torch.isfinite(intrinsics).all()):
-        raise ValueError(
-            "The estimated cameras contain NaN or infinite values. Load the depth model in fp32, or use other frames."
-        )
-    # A network's rotations are rigid only to a few digits.
-    left, _, right = torch.linalg.svd(world2cam[:, :, :3])
-    rotation = left @ right
-    cam2world = torch.eye(4, dtype=torch.float64).repeat(len(world2cam), 1, 1)
-    cam2world[:, :3, :3] = rotation.mT
-    cam2world[:, :3, 3:] = -rotation.mT @ world2cam[:, :, 3:]
-    width, height = (max(1, round(2 * float(intrinsics[0, axis, 2]))) for axis in (0, 1))
-    return Cameras(cam2world, intrinsics, (height, width))
-
-
 def _filmed_frames(memory: Rollout) -> int:
-    return memory.grid.frames(memory.film.shape[1])
+    return memory.filmed_frames
 
 
 def _compared_frames(count: int, memory: Rollout) -> list[int]:
