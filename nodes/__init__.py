@@ -10,6 +10,7 @@ from .camera_socket_nodes import CameraPathFrom3D, CameraPathFromWan, CameraPath
 from .check_nodes import PathCheck
 from .drift_nodes import ColorAnchorNode
 from .evidence_nodes import SceneEvidence
+from .exif_nodes import ExifFieldOfView
 from .export_nodes import ExportMemory
 from .film_nodes import DecodeFilm, FilmReport
 from .geometry_nodes import FramesForDepth, SimpleDepth
@@ -64,6 +65,7 @@ NODES: list[type[io.ComfyNode]] = [
     CameraPathToWan,
     FilmFrames,
     CameraReceipt,
+    ExifFieldOfView,
     ExportMemory,
     SaveMemory,
     LoadMemory,
