@@ -203,6 +203,7 @@ class LoopTurn(io.ComfyNode):
     def execute(cls, run, index, end, memory=None, **outside) -> io.NodeOutput:
         loop, at, end = running(run[0]), index[0], end[0]
         loop.forget()
+        loop.copies.append([cls.hidden.unique_id])
         before = memory[0] if memory else loop.memory
         if isinstance(before, ExecutionBlocker):
             return io.NodeOutput(before)

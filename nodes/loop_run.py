@@ -8,6 +8,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import torch
+
 from ..mirage_core.rollout import Rollout
 from ..mirage_core.rollout_files import KeptRollout, SegmentFile
 from .host_cache import forget_nodes, forget_outputs
@@ -211,6 +213,10 @@ class LoopRun:
 
     def _on_path(self, rollout: Rollout) -> Rollout:
         """A kept memory knows the path of its own day; where it goes from here is up to this loop."""
+        ours, theirs = self.order.memory.cameras, rollout.cameras
+        is_same = rollout.plan == self.order.memory.plan and torch.equal(theirs.cam2world, ours.cam2world)
+        if is_same and torch.equal(theirs.intrinsics, ours.intrinsics):
+            return rollout  # with the cameras that are on disk already
         return replace(rollout, cameras=self.order.memory.cameras, plan=self.order.memory.plan)
 
     def _is_next(self, index: int, after: Rollout) -> bool:
