@@ -54,8 +54,8 @@ class Fusion:
 
     memory: the grown memory; blocks nothing has happened to are those of the old one.
     verdicts: [frames rows columns] uint8, a Verdict for each cell.
-    dropped: points of the old memory, or of the segment's earlier frames, that finer ones replaced or that were
-        refuted, and those that gave way to the budget.
+    replaced, refuted: points, of the old memory or of the segment's earlier frames, that finer ones took the place of,
+        and that cameras looked through until nobody believed in them.  forgotten: points that gave way to the budget.
     """
 
     memory: LatentMemory
@@ -121,7 +121,7 @@ def fused(
         verdict = one.verdicts(free_space)
         memory, gone, wrong = one.written(verdict, features)
         replaced, refuted = replaced + gone, refuted + wrong
-        free_space.looked(cameras[frame], torch.where(cells.is_lifted[frame], depth[frame], 0.0))
+        free_space.looked(cameras[frame], torch.where(one.is_lifted, one.depth_map, 0.0))
         verdicts.append(one.on_grid(verdict))
     tidy, forgotten = tidied(memory, budget_mib=budget_mib)
     return Fusion(tidy, torch.stack(verdicts), replaced, refuted, forgotten)
