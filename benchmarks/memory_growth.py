@@ -33,7 +33,7 @@ _FRAMES = 8  # new latent frames per segment, half a second of film each second
 _STEP = 0.12  # metres per latent frame, of which there are four a second: a stroll
 _ROOM = (9.0, 3.0, 9.0)  # width, height, depth of a room
 _DOOR = 2.0
-_READ_OUTS = 9
+_READ_OUTS = 5
 _MIB = 2**20
 
 
@@ -62,7 +62,7 @@ def house_depth(cameras: Cameras, size: tuple[int, int]) -> torch.Tensor:
         sides = torch.where(rays[..., :2] > 0, 1.0, -1.0) * torch.tensor([width, height]).double() / 2
         nearest = ((sides - center[:2]) / rays[..., :2]).amin(-1)
         first = math.floor(float(center[2]) / deep)
-        for wall in range(first - 4, first + 6):
+        for wall in range(first - 2, first + 4):
             hit = (wall * deep - center[2]) / rays[..., 2]
             at = center + hit[..., None] * rays
             is_door = (at[..., 0].abs() < _DOOR / 2) & (at[..., 1] > -height / 2 + 0.6)
