@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 _PATCH = 2  # latent cells along each side of a token
 _EPS = 1e-6
 _THETA = 10000.0
+_QUIET, _QUIET_PARTS = 0.05, (".o.weight", "ffn.2.weight", "time_embedding.2.weight", "time_projection.1.weight")
 
 
 @dataclass(frozen=True)
@@ -239,19 +240,30 @@ def turned(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
 
 
 def initialised(model: nn.Module, *, seed: int) -> None:
-    """Random weights to start from: the head and the last layer of a side branch's hints are zero, gates are open."""
+    """Random weights to start from. Gates are open but little comes through them; a side branch gives no hints yet.
+
+    A Wan that is wide enough begins by taking what it is shown for the flow: at the high noise levels that training
+    looks at most, that is nearly right, and a short training need not find it out.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if name.endswith("modulation"):
                 weight.normal_(0, weight.shape[-1] ** -0.5, generator=generator)
                 if weight.shape[1] == 6:
-                    weight[:, [2, 5]] += 1  # a short training cannot afford to open them itself
+                    weight[:, [2, 5]] += 1
             elif "norm" in name:
                 weight.fill_(0.0 if name.endswith("bias") else 1.0)
             elif name.endswith("bias") or name.startswith("head.") or "after_proj" in name:
                 weight.zero_()
             else:
-                fan_in = math.prod(weight.shape[1:])
-                share = 0.5 if name.endswith((".o.weight", "ffn.2.weight")) else 1.0
-                weight.normal_(0, share * fan_in**-0.5, generator=generator)
+                share = _QUIET if name.endswith(_QUIET_PARTS) else 1.0
+                weight.normal_(0, share * math.prod(weight.shape[1:]) ** -0.5, generator=generator)
+        if isinstance(model, Wan) and model.sizes.dim >= model.sizes.channels * _PATCH**2:
+            model.head.head.weight.copy_(_reading_back(model.patch_embedding.weight))
+
+
+def _reading_back(embedding: torch.Tensor) -> torch.Tensor:
+    """[numbers dim] the inverse of a patch embedding [dim channels 1 2 2], in the order of the head: rows first."""
+    inverse = torch.linalg.pinv(embedding.flatten(1).double())
+    return inverse.unflatten(0, (-1, _PATCH**2)).transpose(0, 1).flatten(0, 1).to(embedding.dtype)
