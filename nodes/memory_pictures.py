@@ -12,15 +12,17 @@ from .pictures import ACCENT, DIM, INK, PAPER, WARM, font, to_image
 from .scenes import MAX_POINTS, colored_points
 
 _MARGIN = 34
-_CEILING = 0.55  # median depths above the first camera; what is higher hides the room from above
-_MAX_SPLAT = 9  # pixels
+_CEILING = 0.45  # median depths above the first camera; what is higher hides the room from above ...
+_UNDER_TOP = 0.85  # ... and so does what is in the upper part of all that is above it
+_MAX_SPLAT = 20  # pixels
 
 
 def plan_picture(rollout: Rollout, by: str, *, size: int = 768) -> torch.Tensor:
     """Points from above, right to the right and forward up, with the path; IMAGE [1 size size 3]."""
     points = colored_points(rollout.memory, limit=MAX_POINTS, colors=coloring(rollout, by))
     places = points.positions.numpy()
-    is_below = places[:, 1] > -_CEILING * rollout.unit_length
+    top = max(0.0, -float(np.quantile(places[:, 1], 0.01)))
+    is_below = places[:, 1] >= -min(_CEILING * rollout.unit_length, _UNDER_TOP * top if top else np.inf)
     path = rollout.cameras.centers[:, [0, 2]].numpy()
     filmed = rollout.grid.frames(sum(one.shape[1] for one in rollout.latents))
     around = np.concatenate([places[is_below][:, [0, 2]], path])
@@ -60,6 +62,7 @@ def _splat(pixels: np.ndarray, at: np.ndarray, widths: np.ndarray, colors: np.nd
     corner = np.round(at - widths[:, None] / 2).astype(np.int64)
     for row in range(int(widths.max(initial=0))):
         for column in range(int(widths.max(initial=0))):
-            x, y = corner[:, 0] + column, corner[:, 1] + row
-            is_in = (widths > max(row, column)) & (x >= 0) & (x < size) & (y >= 0) & (y < size)
-            pixels[y[is_in], x[is_in]] = colors[is_in]
+            wide = np.flatnonzero(widths > max(row, column))
+            x, y = corner[wide, 0] + column, corner[wide, 1] + row
+            is_in = (x >= 0) & (x < size) & (y >= 0) & (y < size)
+            pixels[y[is_in], x[is_in]] = colors[wide[is_in]]

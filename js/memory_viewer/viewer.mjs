@@ -23,6 +23,10 @@ const COLORINGS = { preview: "as in the pictures", age: "by age", confidence: "b
 const AXES = ["right", "down", "forward"];
 const CHOSEN = [255, 200, 64];
 const REACH = 0.12; // length of a drawn frustum, in median depths
+const CEILING = 0.45; // median depths above the first camera; what is higher hides the room from above ...
+const UNDER_TOP = 0.85; // ... and so does what is in the upper part of all that is above it
+const NEAR = 0.005;
+const ABOVE = 0.15; // radians from straight down
 const LOOK_MS = 400; // how often the node's box is looked at
 
 export class MemoryViewer {
@@ -44,6 +48,7 @@ export class MemoryViewer {
     this.boxLines = this.scene3d.added(new THREE.LineSegments(new THREE.BufferGeometry(), new THREE.LineBasicMaterial({ color: "#ffc840" })));
     this.askPoints = newestOnly((scene, color) => this.server.points(scene, color, host.box ? "before" : "after"),
       (points) => this.takePoints(points), (error) => this.say(error.message));
+    this.scene3d.controls.addEventListener("change", () => this.cutCeiling());
     this.listen();
     this.refresh();
     this.looking = setInterval(() => this.lookAtBox(), LOOK_MS);
@@ -113,6 +118,7 @@ export class MemoryViewer {
   }
 
   overview() {
+    this.isAbove = false;
     this.scene3d.lookFromBehind(1);
   }
 
@@ -121,12 +127,28 @@ export class MemoryViewer {
     const scale = /** @type {number} */ (this.scale);
     const [x, z] = [(scale * (low[0] + high[0])) / 2, (scale * (low[2] + high[2])) / 2];
     const width = scale * Math.max(high[0] - low[0], high[2] - low[2], 0.1);
-    this.scene3d.camera.position.set(x, -scale * low[1] + 1.1 * width, -z + 0.001 * width); // not quite straight: up has to stay up
-    this.scene3d.controls.target.set(x, -scale * low[1], -z);
+    const top = this.ceiling();
+    this.isAbove = true;
+    this.scene3d.camera.position.set(x, top + 1.1 * width, -z + 0.001 * width); // not quite straight: up has to stay up
+    this.scene3d.controls.target.set(x, top, -z);
     this.scene3d.horizontalFov = 55;
     this.scene3d.glass.visible = false;
     this.scene3d.resize();
     this.scene3d.controls.update();
+  }
+
+  /** Up to where the scene is seen from above, in median depths above the first camera. */
+  ceiling() {
+    const top = -(this.scale ?? 1) * /** @type {Box} */ (this.extent).low[1];
+    return top > 0 ? Math.min(CEILING, UNDER_TOP * top) : top;
+  }
+
+  /** From above the ceiling is cut away, however near the view is. */
+  cutCeiling() {
+    const { camera, controls } = this.scene3d;
+    this.isAbove &&= controls.getPolarAngle() < ABOVE;
+    camera.near = this.isAbove ? Math.max(NEAR, camera.position.y - this.ceiling()) : NEAR;
+    camera.updateProjectionMatrix();
   }
 
   lookAtBox() {
@@ -250,13 +272,20 @@ export class MemoryViewer {
   /** @param {number[] | null} end */
   drawTo(end) {
     if (!end || !this.start) return;
-    const { low, high } = this.hasDrawn && this.box ? this.box : /** @type {Box} */ (this.extent); // at first as high as the scene
+    if (!this.hasDrawn || !this.box) this.box = this.shownExtent();
+    const { low, high } = this.box;
     this.hasDrawn = true;
     const [a, b] = [this.start, end];
     this.change({
       low: [Math.min(a[0], b[0]), low[1], Math.min(a[1], b[1])],
       high: [Math.max(a[0], b[0]), high[1], Math.max(a[1], b[1])],
     });
+  }
+
+  /** The whole height of what is seen from above. @returns {Box} */
+  shownExtent() {
+    const { low, high } = /** @type {Box} */ (this.extent);
+    return { low: [low[0], -this.ceiling() / /** @type {number} */ (this.scale), low[2]], high };
   }
 
   dispose() {
