@@ -76,7 +76,8 @@ class Adapter(nn.Module):
         )
         initialised(self.branch, seed=options.seed)
         self.lora = Lora(model, rank=options.rank, seed=options.seed + 1)
-        self.lora.attach(model)
+        if options.stage == "lora":
+            self.lora.attach(model)
         self.frozen = [WanWithMemory(model, self.branch)]  # in a list: a frozen 5B belongs into no checkpoint
         self.texts = [texts.requires_grad_(False)]
         model.requires_grad_(False)
