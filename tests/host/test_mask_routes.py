@@ -99,7 +99,7 @@ def test_the_route_derives_other_rules_without_a_run(outputs, ask, client) -> No
         assert Image.open(io.BytesIO(body)).size == (SIZE[1], SIZE[0])
         shares.append(json.loads(headers["X-Mirage-Shares"])["moving"])
     assert shares == pytest.approx([1 / 6, 0.0])
-    status, body, headers = ask({"node": MASK, "frame": 2, "view": "cells"})
+    status, body, headers = ask({"node": MASK, "tuning": {"grow": 0}, "frame": 2, "view": "cells"})
     assert status == 200 and json.loads(headers["X-Mirage-Shares"])["moving"] == pytest.approx(16 / 24)
 
 
