@@ -98,7 +98,8 @@ def _reserved(prefix: str) -> Path:
 
 def _roots() -> list[Path]:
     output = Path(folder_paths.get_output_directory()) / FOLDER
-    return [output, *(Path(one) for one in folder_paths.get_folder_paths(FOLDER))]
+    paths, _ = folder_paths.folder_names_and_paths.get(FOLDER, ([], set()))
+    return [output, *(Path(one) for one in paths)]
 
 
 def _walked(root: Path) -> Iterator[Path]:
