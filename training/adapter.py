@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
+from mirage_core.latent_grid import WAN22
 from mirage_core.scene_words import scene_words_in
 from mirage_core.side_branch import layout_channels
 from mirage_core.weights import Stated, branch_file
@@ -107,15 +108,33 @@ class Adapter(nn.Module):
             return known.to(device).expand(len(texts), -1, -1) * is_told[:, None, None]
         return known(texts).to(device)
 
-    def stated(self) -> Stated:
-        """What the branch's file says about its training."""
+    def stated(self, films: Sequence[Film]) -> Stated:
+        """What the branch's file says about its training. films: those it was trained on, at least one."""
+        turn_degrees, speed = camera_range(films)
         return Stated(
+            resolution=films[0].cameras.image_size,
+            trained_turn_degrees=round(turn_degrees, 4) or None,
+            trained_speed=round(speed, 5) or None,
             layout=self.options.recipe.layout,
             cell_rule=self.options.recipe.cell_rule,
             token_order="ref_target_preceding",
             layers=self.branch.layers,
             heads=self.sizes.heads,
         )
+
+
+def camera_range(films: Sequence[Film]) -> tuple[float, float]:
+    """The largest turn (degrees) and step (median depths) per pixel frame, of what is between latent frames."""
+    turns, steps = [], []
+    for film in films:
+        rotation, centers = film.cameras.cam2world[:, :3, :3], film.cameras.centers
+        trace = (rotation[1:] * rotation[:-1]).sum((1, 2))
+        turns.append(float(((trace - 1) / 2).clamp(-1, 1).acos().rad2deg().max()))
+        known = film.depth[0][film.depth[0] > 0]
+        unit = float(known.median()) if len(known) else 1.0
+        steps.append(float((centers[1:] - centers[:-1]).norm(dim=1).max()) / unit)
+    stride = WAN22.temporal_stride
+    return max(turns) / stride, max(steps) / stride
 
 
 class Examples(Dataset):
@@ -172,10 +191,10 @@ def train(adapter: Adapter, films: Sequence[Film], training: Training, *, show=N
             print(f"step {step}: loss {run.log[-1]['loss']:.4f} after {run.seconds / 60:.1f} minutes", flush=True)
 
 
-def save_branch(path: Path, branch: dict[str, torch.Tensor], adapter: Adapter, note: dict[str, str]) -> None:
-    """branch: tensors of the SideBranch.  note: further metadata."""
+def save_branch(path: Path, branch: dict[str, torch.Tensor], stated: Stated, note: dict[str, str]) -> None:
+    """branch: tensors of the SideBranch.  stated: Adapter.stated().  note: further metadata."""
     halved = {name: one.half() for name, one in branch.items()}
-    write_weights(path, halved, {**adapter.stated().to_metadata(), **note})
+    write_weights(path, halved, {**stated.to_metadata(), **note})
 
 
 def save_lora(path: Path, adapter: Adapter, note: dict[str, str]) -> None:
@@ -213,12 +232,12 @@ def load_model(path: Path, *, dtype: torch.dtype, device: torch.device) -> tuple
     return model.requires_grad_(False), metadata
 
 
-def _averaged_adapter(training: Training, adapter: Adapter, note: dict[str, str]) -> None:
+def _averaged_adapter(training: Training, adapter: Adapter, stated: Stated, note: dict[str, str]) -> None:
     """Write the stage's own file with the averaged weights."""
     averaged = training.averaged()
     if adapter.options.stage == "branch":
         weights = {name[len("branch.") :]: one for name, one in averaged.items() if name.startswith("branch.")}
-        save_branch(training.run.folder / "nano_branch.safetensors", weights, adapter, note)
+        save_branch(training.run.folder / "nano_branch.safetensors", weights, stated, note)
         return
     own = {name: one.detach().clone() for name, one in adapter.lora.state_dict().items()}
     adapter.lora.load_state_dict({name: averaged[f"lora.{name}"] for name in own})
@@ -314,7 +333,8 @@ def main() -> None:
     codec = Codec(asked.autoencoder, run.device)
     films, _ = shelves(codec, asked)
     note = {"mirage.autoencoder": codec.stamp, "mirage.trained_with": json.dumps(asdict(options))}
-    train(adapter, films, training, show=lambda: _averaged_adapter(training, adapter, note))
+    stated = adapter.stated(usable(films, options.recipe))
+    train(adapter, films, training, show=lambda: _averaged_adapter(training, adapter, stated, note))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mirage_core.weights import branch_file
+from mirage_core.weights import Stated, branch_file
 from training.adapter import AdapterOptions, adapter_of, load_branch, save_branch, save_lora
 from training.nano import Nano, NanoOptions, load_base, save_base
 from training.wan import Wan, WanSizes
@@ -34,7 +34,8 @@ def folder(tmp_path_factory) -> Path:
         torch.nn.init.normal_(block.after_proj.weight, std=0.1)
     for up in adapter.lora.up:
         torch.nn.init.normal_(up, std=0.1)
-    save_branch(folder / "branch.safetensors", adapter.branch.state_dict(), adapter, {})
+    stated = Stated(layout="hole_mask", cell_rule="center", layers=adapter.branch.layers, heads=2)
+    save_branch(folder / "branch.safetensors", adapter.branch.state_dict(), stated, {})
     save_lora(folder / "lora.safetensors", adapter, {})
     return folder
 

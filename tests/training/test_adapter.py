@@ -13,7 +13,16 @@ from safetensors.torch import load_file, save_file
 
 from mirage_core.weights import branch_file, lora_file
 from tests.training.flights import CELLS, film, frames
-from training.adapter import AdapterOptions, adapter_of, load_branch, save_branch, save_lora, train, usable
+from training.adapter import (
+    AdapterOptions,
+    adapter_of,
+    camera_range,
+    load_branch,
+    save_branch,
+    save_lora,
+    train,
+    usable,
+)
 from training.adapter_crew import Crew
 from training.adapter_examples import Recipe, batch_of, example_of
 from training.adapter_flight import Pilot, Way, fly
@@ -135,9 +144,16 @@ def test_the_branch_learns_and_a_run_that_was_cut_off_goes_on(base, tmp_path):
     assert training.run.step == 5
     train(adapter, [film()], training)
     assert training.run.step == 10 and fixed_loss(adapter) < before
-    save_branch(tmp_path / "branch.safetensors", adapter.branch.state_dict(), adapter, {})
+    save_branch(tmp_path / "branch.safetensors", adapter.branch.state_dict(), adapter.stated([film()]), {})
     found = branch_file(tmp_path / "branch.safetensors")
     assert found.layout == "hole_mask" and found.cell_rule == "center" and found.layers(64, 2) == (0, 1)
+    assert found.stated.resolution == (64, 64)
+
+
+def test_the_file_states_the_fastest_move_of_the_training():
+    turn_degrees, speed = camera_range([film()])
+    assert turn_degrees == pytest.approx(50 / 48, rel=1e-3), "out and back over 97 frames"
+    assert speed == 0
 
 
 def replace_steps(training: Training, steps: int) -> Training:
@@ -148,7 +164,7 @@ def replace_steps(training: Training, steps: int) -> Training:
 def test_the_lora_learns_beside_a_branch_that_stays(base, tmp_path):
     adapter, _ = started(base, tmp_path / "branch", OPTIONS, steps=1)
     torch.nn.init.normal_(adapter.branch.vace_blocks[0].after_proj.weight, std=0.05)
-    save_branch(tmp_path / "branch.safetensors", adapter.branch.state_dict(), adapter, {})
+    save_branch(tmp_path / "branch.safetensors", adapter.branch.state_dict(), adapter.stated([film()]), {})
     adapter, training = started(base, tmp_path / "lora", replace(OPTIONS, stage="lora"), steps=8)
     load_branch(tmp_path / "branch.safetensors", adapter)
     before, branch = fixed_loss(adapter), {name: one.clone() for name, one in adapter.branch.state_dict().items()}
