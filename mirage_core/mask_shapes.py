@@ -34,7 +34,7 @@ def feathered(is_excluded: torch.Tensor, steps: int) -> torch.Tensor:
     for ring in range(1, rings + 1):
         reached = grown(reached, steps * ring // rings - done)
         done = steps * ring // rings
-        level = level + reached.view(torch.uint8) * (255 // (rings + 1))
+        level.add_(reached.view(torch.uint8), alpha=255 // (rings + 1))
     return level
 
 
@@ -54,7 +54,8 @@ def without_small(is_excluded: torch.Tensor, min_pixels: int) -> torch.Tensor:
     rows, columns = height // CELL, width // CELL
     # Four bytes of a row as one number: the bytes add up without carrying into each other.
     packed = is_excluded.contiguous().view(torch.int32).view(frames, rows, CELL, columns)
-    counts = (packed.sum(2, dtype=torch.int32) * 0x01010101) >> 24
+    first, second, third, fourth = packed.unbind(2)
+    counts = ((first + second + third + fourth) * 0x01010101) >> 24
     is_small = _is_small(counts, min_pixels)
     if not is_small.any():
         return is_excluded
