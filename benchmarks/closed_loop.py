@@ -110,29 +110,43 @@ def ceiling(codec: Codec, frames: Frames) -> dict[str, float]:
 
 
 def flights(crew: Crew, asked: argparse.Namespace) -> Iterator[dict]:
-    """One entry per variant, world and seed; those in the log are not flown again."""
+    """One entry per variant, world and seed, written down as it is flown; those in the log are not flown again."""
     log = asked.out / f"closed_loop_{crew.stamp}_{asked.size}_{asked.steps}.jsonl"
     asked.out.mkdir(parents=True, exist_ok=True)
-    done = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
-    known = {(one["variant"], one["world"], one["seed"]) for one in done}
+    done = _whole_entries(log, worlds=asked.worlds, seeds=asked.seeds)
     yield from done
+    known = {(one["variant"], one["world"], one["seed"]) for one in done}
     for world in range(asked.worlds):
+        jobs: list[tuple[Variant | None, int]] = [(None, 0)]
+        jobs += [(variant, seed) for seed in range(asked.seeds) for variant in VARIANTS if can_fly(crew, variant)]
+        missing = [one for one in jobs if ("ceiling" if one[0] is None else one[0].name, world, one[1]) not in known]
+        if not missing:
+            continue
         frames, words = held_out_flight(asked.out / "flights", world, size=asked.size)
-        jobs = [(variant, seed) for seed in range(asked.seeds) for variant in VARIANTS if can_fly(crew, variant)]
-        jobs = [(variant, seed) for variant, seed in jobs if (variant.name, world, seed) not in known]
-        entries = [] if ("ceiling", world, 0) in known else [{"variant": "ceiling", "world": world, "seed": 0,
-                                                             **ceiling(crew.codec, frames)}]  # fmt: skip
-        for variant, seed in jobs:
-            flown = crew.fly(
-                variant.way, frames, words, seed=1000 * world + seed, steps=asked.steps, has_lora=variant.has_lora
-            )
-            made = crew.codec.decode(flown.rollout.film)
-            entries.append({"variant": variant.name, "world": world, "seed": seed, **figures(flown, made, frames)})
-        for entry in entries:
+        for variant, seed in missing:
+            if variant is None:
+                name, found = "ceiling", ceiling(crew.codec, frames)
+            else:
+                noise = 1000 * world + seed
+                flown = crew.fly(variant.way, frames, words, seed=noise, steps=asked.steps, has_lora=variant.has_lora)
+                name, found = variant.name, figures(flown, crew.codec.decode(flown.rollout.film), frames)
+            entry = {"variant": name, "world": world, "seed": seed, **found}
             with log.open("a") as file:
                 file.write(json.dumps(entry) + "\n")
             yield entry
-        print(f"world {world + 1} of {asked.worlds}: {len(entries)} flights", flush=True)
+        print(f"world {world + 1} of {asked.worlds}: {len(missing)} flights", flush=True)
+
+
+def _whole_entries(log: Path, *, worlds: int, seeds: int) -> list[dict]:
+    """What was flown before. A line that a kill cut short is taken off, so that the next does not run into it."""
+    if not log.is_file():
+        return []
+    lines = log.read_text().splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines = lines[:-1]
+        log.write_text("".join(lines))
+    found = [json.loads(line) for line in lines]
+    return [one for one in found if one["world"] < worlds and one["seed"] < seeds]
 
 
 def table(entries: Sequence[dict]) -> list[dict]:
