@@ -13,7 +13,7 @@ from typing import Any
 import comfy.memory_management
 
 
-def forget_outputs(nodes: Iterable[str]) -> None:
+def forget_nodes(nodes: Iterable[str]) -> None:
     """Drop the cached outputs of nodes, by id, that nobody will ask for. Nodes that wait for one have it already.
 
     Does nothing for caches that a user has chosen by an option, nor on a host that has no such cache.
@@ -21,23 +21,12 @@ def forget_outputs(nodes: Iterable[str]) -> None:
     cache, keys = _cache()
     if cache is None:
         return
-    for node in nodes:
-        cache.cache.pop(keys.get(node), None)
-
-
-def forget_nodes(nodes: Iterable[str]) -> None:
-    """Drop all that the cache knows of nodes that have run, and whose consumers have run too."""
-    cache, keys = _cache()
-    if cache is None:
-        return
     by_key = [getattr(cache, name, {}) for name in ("cache", "used_generation", "timestamps", "children")]
     for node in nodes:
-        key = keys.pop(node, None)
-        if key is not None:
-            for one in by_key:
-                one.pop(key, None)
-    # What a node writes back whose key is gone would be found by any other node without one.
-    cache.cache.pop(None, None)
+        for one in by_key:
+            one.pop(keys.get(node), None)
+        # A node that still waits for this one writes its output back, under the key it has then.
+        keys[node] = ("forgotten", node)
 
 
 def _cache() -> tuple[Any, dict[str, Any]]:

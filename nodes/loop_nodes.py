@@ -203,7 +203,7 @@ class LoopTurn(io.ComfyNode):
     def execute(cls, run, index, end, memory=None, **outside) -> io.NodeOutput:
         loop, at, end = running(run[0]), index[0], end[0]
         loop.forget()
-        loop.copies.append([cls.hidden.unique_id])
+        loop.copies.append(cls.hidden.unique_id)
         before = memory[0] if memory else loop.memory
         if isinstance(before, ExecutionBlocker):
             return io.NodeOutput(before)
@@ -229,7 +229,7 @@ class LoopTurn(io.ComfyNode):
         keep = graph.node(KEEP_ID, "keep", run=run[0], index=at, memory=result)
         keep.set_override_display_id(end)
         copies = graph.finalize()
-        loop.copies.append(list(copies))
+        loop.copies.extend(copies)
         return io.NodeOutput(keep.out(0), expand=copies)
 
 
@@ -319,10 +319,15 @@ def _opened(prompt, order: LoopOrder, *, start: str, end: str) -> LoopRun:
     """The run of a loop, with the keys of all its segments."""
     made_start = graph_parts(prompt, prompt.get_node(start)["inputs"]["memory"])
     body = graph_parts(prompt, result_link(prompt, end), start=start)
-    start_key, store = content_key(order.memory), None
+    start_key, store = "", None
     if order.is_keeping:
-        root = film_root(folder_paths.get_output_directory())
-        store = SegmentStore(root, film_folder(root, order.run, start_key))
+        try:
+            start_key = content_key(order.memory)
+        except TypeError as error:  # a memory with something in it that only another pack understands
+            logging.warning("Mirage: this film cannot be kept. %s", error)
+        else:
+            root = film_root(folder_paths.get_output_directory())
+            store = SegmentStore(root, film_folder(root, order.run, start_key))
     context = get_executing_context()
     return started(LoopRun(order, start_key, made_start, body, store, prompt=context.prompt_id if context else ""))
 

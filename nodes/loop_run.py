@@ -12,7 +12,7 @@ import torch
 
 from ..mirage_core.rollout import Rollout
 from ..mirage_core.rollout_files import KeptRollout, SegmentFile
-from .host_cache import forget_nodes, forget_outputs
+from .host_cache import forget_nodes
 from .loop_turns import Turn
 from .segment_keys import GraphParts, differences, segment_key, turn_parts
 from .segment_store import SegmentStore, clean, prune, set_aside
@@ -46,7 +46,7 @@ class LoopRun:
     made_from: what made them, in the same order.  prompt: id of the prompt the loop runs in.
     before: the memory that the turn under way began with.
     memory: the newest memory.  kept: the same as it lies on disk, None when it does not.
-    copies: ids of the copied nodes, per turn that was made and is not forgotten.
+    copies: ids of the copied nodes that the host has not forgotten yet.
     rendered: numbers of the segments that were made.
     changes: what differs from the newest film on disk.
     """
@@ -62,7 +62,7 @@ class LoopRun:
     files: dict[str, SegmentFile] = field(default_factory=dict)
     kept: KeptRollout | None = None
     is_writable: bool = True
-    copies: list[list[str]] = field(default_factory=list)
+    copies: list[str] = field(default_factory=list)
     rendered: list[int] = field(default_factory=list)
     changes: str = ""
     prompt: str = ""
@@ -129,6 +129,7 @@ class LoopRun:
                 "Mirage: the loop's body gives another memory than that of segment %d, so its segments are not kept.",
                 self.first + index,
             )
+            self.store.release()
             self.store = None
             return after
         if self.kept is not None and self.is_writable and self._write(index + 1, after):
@@ -142,9 +143,8 @@ class LoopRun:
 
     def forget(self) -> None:
         """Have the host let go of what the turns so far leave behind."""
-        forget_outputs(node for copies in self.copies for node in copies)
-        old, self.copies = self.copies[:-1], self.copies[-1:]  # a preview of the newest turn may still be waiting
-        forget_nodes(node for copies in old for node in copies)
+        forget_nodes(self.copies)
+        self.copies = []
 
     def finish(self) -> None:
         """Let go of everything."""
