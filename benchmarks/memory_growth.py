@@ -2,7 +2,7 @@
 
 A flight through the rooms of an endless house and back again: depth is cast exactly, latents and colours are noise.
 
-Run: OMP_NUM_THREADS=1 python -m benchmarks.memory_growth [--segments 100] [--small]
+Run: OMP_NUM_THREADS=1 python -m benchmarks.memory_growth [--segments 100] [--rivals 10] [--small]
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def main(segments: int, *, is_saved: bool) -> None:
         rows.append(measured(growth, film, segment, there))
         print_table(rows[-1:])
     title = summary(rows, there)
-    every = rows[:RGB] + rows[RGB + 9 :: 10]
+    every = rows[:10] + rows[19::10]
     print_table(every, title)
     if is_saved:
         save_results("memory_growth", title, every)
@@ -178,8 +178,8 @@ def summary(rows: list[dict], there: int) -> str:
     seen = [row["MiB added"] for row in rows[there:]]
     ground = sum(row["new frames"] for row in rows[:there]) / there
     reading = [row["read ms/frame"] for row in rows]
-    ratio = f"{rows[RGB - 1]['rgb thinned MiB'] / rows[RGB - 1]['MiB']:.0f}" if len(rows) >= RGB else "-"
-    everything = f"{rows[APPENDED - 1]['appended MiB']:.0f}" if len(rows) >= APPENDED else "-"
+    ratio = f"{rows[RGB - 1]['rgb thinned MiB'] / rows[RGB - 1]['MiB']:.0f}" if len(rows) >= RGB > 0 else "-"
+    everything = f"{rows[APPENDED - 1]['appended MiB']:.0f}" if len(rows) >= APPENDED > 0 else "-"
     return (
         f"Growth of the memory at {SIZE[0]}x{SIZE[1]} cells over {len(rows)} segments of 8 new latent frames: "
         f"{there} through the rooms of a house at {4 * _STEP:.2g} m/s, looking "
@@ -199,7 +199,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--segments", type=int, default=100, help="half of them on new ground")
     parser.add_argument("--small", action="store_true", help="eight segments without colours, nothing is saved")
+    parser.add_argument("--rivals", type=int, default=10, help="segments for which they go along; each takes a minute")
     asked = parser.parse_args()
-    if asked.small:
-        APPENDED = RGB = 0
+    APPENDED = RGB = 0 if asked.small else asked.rivals
     main(8 if asked.small else asked.segments, is_saved=not asked.small)
