@@ -72,9 +72,7 @@ def equivalent_focal(exif: Image.Exif, name: str) -> float:
         float(tags.get(tag, 0) or 0)
         for tag in (ExifTags.Base.FocalPlaneXResolution, ExifTags.Base.FocalPlaneYResolution)
     ]
-    pixels = [
-        float(tags.get(tag, 0) or 0) for tag in (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight)
-    ]
+    pixels = [float(tags.get(tag, 0) or 0) for tag in (ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight)]
     unit = {2: 25.4, 3: 10.0, 4: 1.0}.get(tags.get(ExifTags.Base.FocalPlaneResolutionUnit, 2), 25.4)
     if not all(math.isfinite(value) and value > 0 for value in (focal, *resolution, *pixels)):
         raise ValueError(
