@@ -39,6 +39,7 @@ from .run import Training, add_arguments, asked_run, write_weights
 from .wan import Wan, WanSizes, initialised
 from .wan_memory import Lora, SideBranch, WanWithMemory
 
+WAN22_TI2V_5B = WanSizes(dim=3072, ffn_dim=14336, heads=24, layers=30, text_dim=4096)
 _REPORT_EVERY = 25  # steps
 LAYOUTS = ("view", "hole_mask")  # what a memory of latents gives by itself; the others read an encoded video too
 
@@ -270,9 +271,11 @@ def _options(asked: argparse.Namespace) -> AdapterOptions:
 
 
 def _planned(asked: argparse.Namespace, options: AdapterOptions) -> str:
-    with safe_open(asked.base, framework="pt") as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in list(file.keys())}
-        sizes = WanSizes.of(shapes, file.metadata())
+    sizes = WAN22_TI2V_5B
+    if asked.base.is_file():
+        with safe_open(asked.base, framework="pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in list(file.keys())}
+            sizes = WanSizes.of(shapes, file.metadata())
     needs = plan(
         sizes,
         stage=options.stage,
@@ -311,7 +314,9 @@ def _parser() -> argparse.ArgumentParser:
         "--keep-movers", action="store_true", help="leave movers in the memory, to measure what they do"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--plan", action="store_true", help="print what this would need, and do nothing")
+    parser.add_argument(
+        "--plan", action="store_true", help="print what this would need; without a base's file, for the 5B"
+    )
     parser.add_argument("--height", type=int, default=704, help="of --plan")
     parser.add_argument("--width", type=int, default=1280, help="of --plan")
     parser.add_argument("--teraflops", type=float, default=300.0, help="of --plan: what the card reaches in bf16")

@@ -38,7 +38,7 @@ from training.wan import Wan, WanSizes, initialised
 SIZES = WanSizes(dim=64, ffn_dim=128, heads=2, layers=2, text_dim=16)
 PURE = Recipe(
     view_loss=0, hole_rate=0, empty_rate=0, model_rate=0, turn_degrees=0, shift=0, depth_noise=0, scale_noise=0,
-    text_loss=0,
+    text_loss=0, fused_rate=0,
 )  # fmt: skip
 OPTIONS = AdapterOptions(stride=1, rank=4, batch=4, rate=3e-3)
 CPU = torch.device("cpu")
@@ -127,6 +127,14 @@ def test_dropped_holes_and_lost_views_only_take_away():
     whole = example_of(film(), Random(2), PURE, references=0, preceding=1)
     worn = example_of(film(), Random(2), replace(PURE, hole_rate=1), references=0, preceding=1)
     assert (worn.context[48] == 1).sum() > (whole.context[48] == 1).sum()
+
+
+def test_a_fused_memory_shows_the_same_places():
+    appended, written_once = (
+        example_of(film(), Random(4), replace(PURE, fused_rate=rate), references=1, preceding=2).context[48] == 0
+        for rate in (0, 1)
+    )
+    assert (appended == written_once).float().mean() > 0.9
 
 
 def test_a_film_too_short_for_its_company_is_refused():
