@@ -22,11 +22,11 @@ from torch.nn import functional
 
 from .clip_pool import clip_files, read_pictures
 from .run import Run, Training, add_arguments, asked_run, write_weights
-from .taehv import Autoencoder, MemBlock
+from .taehv import Autoencoder, MemBlock, TGrow
 
-GROW_AT = (1200, 3000)  # steps from which two and three blocks per stage are trained
-ENCODER_FROM = 200  # step from which the encoder is trained too
-WARP_FROM = 1200  # step from which latents are warped: before, a decoder that sees warped ones learns to blur
+GROW_AT = (900, 2200, 4500)  # steps from which one, two and three blocks per stage are trained; before, pictures alone
+WARP_FROM = 600  # step from which latents are warped: before, a decoder that sees warped ones learns to blur
+STILL_BATCH = 3  # times as many pictures per step while there is no block
 _NOISE = 0.1  # most noise on a latent while training, in standard deviations: a diffusion model's are never exact
 
 
@@ -79,14 +79,19 @@ def picture_loss(made: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor)
     return (error.abs().mean() + 4 * error.square().mean() + 0.5 * edges) / share
 
 
-def training_loss(model: Autoencoder, frames: torch.Tensor, *, moved: int) -> tuple[torch.Tensor, dict[str, float]]:
-    """The loss on clips [clips frames 3 H W] in [0, 1], the first `moved` of them warped, and figures for the log."""
+def training_loss(
+    model: Autoencoder, frames: torch.Tensor, *, moved: int, is_still: bool = False
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """The loss on clips [clips frames 3 H W] in [0, 1], the first `moved` of them warped, and figures for the log.
+
+    is_still: single pictures through a network without blocks, in a quarter of the time.
+    """
     warp = random_warp(len(frames), moved=moved)
     with _autocast(frames.device):
-        latents = model.encode(frames).float()
+        latents = (model.encode_still(frames[:, 0])[:, None] if is_still else model.encode(frames)).float()
         given = _moved(warp, latents, moved)
         given = given + torch.randn_like(given) * (random.random() * _NOISE)
-        made = model.decode(given).float()
+        made = (model.decode_still(given[:, 0])[:, None] if is_still else model.decode(given)).float()
     wanted = _moved(warp, frames, moved)
     weight = warp.is_inside((frames.shape[-2], frames.shape[-1]), 16 / frames.shape[-1]).to(frames)
     weight[moved:] = 1
@@ -221,7 +226,8 @@ def train(run: Run, clips: Path, held_out: Path | None, *, latents_per_step: int
     reader, kept = ClipReader(clips, latents_per_step), held_out_clips(held_out) if held_out else None
     random.seed(run.step + 1)
     _start(model, reader.pictures(200))
-    training = Training(model, run, rate=rate)
+    # The encoder starts well and is soon spoilt by steps that the decoder needs.
+    training = Training(model, run, rate=rate, shares={"encoder": 0.5}, is_orthogonal=True)
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def show() -> None:
@@ -234,10 +240,11 @@ def train(run: Run, clips: Path, held_out: Path | None, *, latents_per_step: int
         export(run.folder / "nano_vae.safetensors", training, figures)
 
     for step in training.steps(show=show):
-        model.set_depth(1 + sum(step >= grow for grow in GROW_AT))
-        model.encoder.requires_grad_(step >= ENCODER_FROM)
-        frames = reader.read().to(run.device)
-        loss, figures = training_loss(model, frames, moved=len(frames) // 2 if step >= WARP_FROM else 0)
+        depth = sum(step >= grow for grow in GROW_AT)
+        model.set_depth(depth)
+        frames = reader.read() if depth else reader.pictures(STILL_BATCH * latents_per_step)
+        moved = len(frames) // 3 if step >= WARP_FROM else 0
+        loss, figures = training_loss(model, frames.to(run.device), moved=moved, is_still=depth == 0)
         training.descend(loss, figures)
         if step % 20 == 0:
             print(f"step {step}: {figures} {run.seconds / max(1, step):.2f} s/step", flush=True)
@@ -254,15 +261,13 @@ def _start(model: Autoencoder, pictures: torch.Tensor) -> None:
     for layer in (*model.encoder, *model.decoder):
         if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    first, last, painted = (one for one in (model.encoder[0], model.encoder[-1], model.decoder[-1]))
-    assert isinstance(first, nn.Conv2d) and isinstance(last, nn.Conv2d) and isinstance(painted, nn.Conv2d)
-    assert first.bias is not None and last.bias is not None and painted.bias is not None
+    first, last = model.encoder[0], model.encoder[-1]
+    assert isinstance(first, nn.Conv2d) and isinstance(last, nn.Conv2d)
+    assert first.bias is not None and last.bias is not None
     with torch.no_grad():
         first.weight.zero_()
         first.bias.zero_()
         first.weight[range(12), range(12), 1, 1] = 1
-        painted.weight *= 0.1
-        painted.bias.fill_(0.5)
         features = functional.relu(first(functional.pixel_unshuffle(pictures.flatten(0, 1), 2)))
         for place in (3, 8, 13):
             features = _compress(model.encoder[place], model.encoder[place + 1], features)
@@ -271,6 +276,44 @@ def _start(model: Autoencoder, pictures: torch.Tensor) -> None:
         last.weight.zero_()
         last.weight[range(48), range(48), 1, 1] = gain
         last.bias.copy_(model.get_buffer("mean").flatten() - gain * values.mean(1))
+        _start_decoder(model.decoder, last(features), values.std(1))
+
+
+def _start_decoder(decoder: nn.Sequential, x: torch.Tensor, sizes: torch.Tensor) -> None:
+    """Random filters that start out nearly linear: what goes into a ReLU is above 0.
+
+    x: raw latents [n 48 rows columns].  sizes: [48] what each latent channel is worth in the picture.
+    """
+    first, painted = decoder[1], decoder[-1]
+    assert isinstance(first, nn.Conv2d) and isinstance(painted, nn.Conv2d)
+    assert first.bias is not None and painted.bias is not None
+    first.weight *= (sizes / sizes.max())[:, None, None]
+    is_first_of_stage = True
+    for layer in decoder:
+        if isinstance(layer, nn.Conv2d):
+            made = layer(x) if layer.bias is None else layer(x) - layer.bias[:, None, None]
+            if layer is painted:
+                layer.weight *= 0.1 / made.std()
+                painted.bias.copy_(0.5 - 0.1 * made.mean((0, 2, 3)) / made.std())
+                return
+            layer.weight *= 0.3 / made.std((0, 2, 3)).clamp_min(1e-3)[:, None, None, None]
+            made = functional.conv2d(x, layer.weight, padding=1)
+            is_first_of_stage = True
+            if layer.bias is not None:
+                layer.bias.copy_(1 - made.mean((0, 2, 3)))
+                made = made + layer.bias[:, None, None]
+            x = made
+        elif isinstance(layer, MemBlock):
+            if is_first_of_stage:
+                last = layer.conv[4]
+                assert isinstance(last, nn.Conv2d) and last.bias is not None
+                last.bias.copy_(1 - x.mean((0, 2, 3)))
+            is_first_of_stage = False
+            x = layer.bare(x)
+        elif isinstance(layer, TGrow):
+            continue  # starts as copies
+        else:
+            x = layer(x)
 
 
 def _compress(halving: nn.Module, block: nn.Module, features: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from PIL import Image, ImageDraw
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+
+from .muon import Muon
 
 SMOOTHING = 0.98  # of the loss that is shown
 
@@ -41,9 +43,10 @@ class Run:
 
 
 class Training:
-    """Weights on their way: a model in fp32, AdamW, and a running average of the weights that is what one uses.
+    """Weights on their way: a model in fp32, AdamW or Muon, and a running average of the weights that is what one uses.
 
     The learning rate warms up and then falls with the root of the step, so that training can stop or go on anywhere.
+    shares: of the rate, for parameters whose names start so.  is_orthogonal: Muon instead of AdamW.
     """
 
     def __init__(
@@ -55,11 +58,17 @@ class Training:
         decay_steps: int = 2000,
         warmup: int = 100,
         average: float = 0.998,
+        shares: Mapping[str, float] | None = None,
+        is_orthogonal: bool = False,
     ) -> None:
         self.model, self.run = model.to(run.device), run
         self.rate, self.decay_steps, self.warmup, self.average = rate, decay_steps, warmup, average
         self.parameters = {name: one for name, one in model.named_parameters() if one.requires_grad}
-        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=rate, betas=(0.9, 0.99), weight_decay=1e-4)
+        groups = [
+            {"params": [one], "share": next((v for k, v in (shares or {}).items() if name.startswith(k)), 1.0)}
+            for name, one in self.parameters.items()
+        ]
+        self.optimizer = Muon(groups, rate) if is_orthogonal else torch.optim.AdamW(groups, rate, (0.9, 0.99))
         self.averages = {name: one.detach().clone() for name, one in self.parameters.items()}
         if self.checkpoint.exists():
             self._load()
@@ -97,7 +106,7 @@ class Training:
             self.rate * min(1, (step + 1) / self.warmup) / math.sqrt(1 + max(0, step - self.warmup) / self.decay_steps)
         )
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         self.optimizer.zero_grad(set_to_none=True)
         value = float(loss.detach())
         if math.isfinite(value):
@@ -140,7 +149,7 @@ class Training:
                 one.copy_(tensors[f"model.{name}"])
                 self.averages[name].copy_(tensors[f"average.{name}"])
                 state = {key: tensors.get(f"{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
-                if state["step"] is not None:
+                if state["exp_avg"] is not None:
                     self.optimizer.state[one] = {
                         key: value if key == "step" else value.to(one.device)
                         for key, value in state.items()

@@ -44,14 +44,24 @@ def test_other_numbers_of_frames_are_refused(model):
 @torch.no_grad()
 def test_a_network_grows_deeper_without_a_jump():
     made = Autoencoder().eval()
-    frames = torch.rand(1, 1, 3, 32, 32)
+    frames = torch.rand(1, 5, 3, 32, 32)
     outputs = []
-    for depth in (1, 2, 3):
+    for depth in range(4):
         made.set_depth(depth)
         outputs.append(made.decode(made.encode(frames)))
-    assert torch.allclose(outputs[0], outputs[1], atol=1e-6) and torch.allclose(outputs[0], outputs[2], atol=1e-6)
+    assert all(torch.allclose(outputs[0], other, atol=1e-6) for other in outputs[1:])
     made.set_depth(1)
     assert sum(isinstance(one, MemBlock) and not one.is_idle for one in made.encoder) == 3
+
+
+@torch.no_grad()
+def test_pictures_alone_take_the_short_way_to_the_same_result(model):
+    model.set_depth(0)
+    picture = torch.rand(2, 3, 32, 48)
+    latents = model.encode(picture[:, None])
+    assert torch.allclose(model.encode_still(picture), latents[:, 0], atol=1e-4)
+    assert torch.allclose(model.decode_still(latents[:, 0]), model.decode(latents)[:, 0], atol=1e-4)
+    model.set_depth(3)
 
 
 def test_a_warp_that_moves_nothing_changes_nothing():
@@ -83,7 +93,8 @@ def test_psnr_of_a_known_error():
 def test_training_lowers_the_loss_and_goes_on_after_a_kill(clips, tmp_path, monkeypatch):
     random.seed(0)
     asked = ["x", "--clips", str(clips), "--folder", str(tmp_path), "--threads", "1", "--latents-per-step", "2"]
-    monkeypatch.setattr(autoencoder, "ENCODER_FROM", 3)
+    monkeypatch.setattr(autoencoder, "GROW_AT", (2, 5, 8))
+    monkeypatch.setattr(autoencoder, "WARP_FROM", 3)
     losses = []
     for steps in ("4", "10"):
         monkeypatch.setattr(sys, "argv", [*asked, "--steps", steps])
