@@ -3,7 +3,8 @@
     python -m benchmarks.closed_loop --worlds 12 --seeds 2 --save
 
 Flies every way to remember that the given checkpoints allow, without a host, with the worlds' exact depth and masks.
-Each flight is one line of a file, so that a run that was cut off goes on where it stopped.
+Each flight is one line of a file, so that a run that was cut off goes on where it stopped, and one picture: five frames
+of the truth above five of the film.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +24,7 @@ from mirage_core.segments import plan_segments
 from training.adapter_crew import Crew
 from training.adapter_flight import Flown, Way
 from training.clip_pool import read_clip, write_clip
+from training.nano import picture_rows
 from training.nano_films import Codec
 from training.nano_words import words_of
 from training.worlds import FIRST_HELD_OUT, Frames, World, random_flight
@@ -129,7 +132,11 @@ def flights(crew: Crew, asked: argparse.Namespace) -> Iterator[dict]:
             else:
                 noise = 1000 * world + seed
                 flown = crew.fly(variant.way, frames, words, seed=noise, steps=asked.steps, has_lora=variant.has_lora)
-                name, found = variant.name, figures(flown, crew.codec.decode(flown.rollout.film), frames)
+                made = crew.codec.decode(flown.rollout.film)
+                name, found = variant.name, figures(flown, made, frames)
+                words_of_name = re.sub(r"\W+", "_", name)
+                picture = f"{crew.stamp}_world{world:02d}_{words_of_name}_{seed}.png"
+                picture_rows(asked.out / picture, [frames.rgb, made], frames=5)
             entry = {"variant": name, "world": world, "seed": seed, **found}
             with log.open("a") as file:
                 file.write(json.dumps(entry) + "\n")
