@@ -8,11 +8,16 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 _BAR, _GAP, _LEFT, _WIDTH = 26, 14, 290, 980
-_INK, _LINE, _COLOR, _BEST = (40, 44, 52), (226, 228, 233), (120, 150, 190), (46, 160, 120)
+_INK, _LINE = (40, 44, 52), (226, 228, 233)
+_COLOR, _BEST, _LIMIT = (120, 150, 190), (46, 160, 120), (190, 192, 198)
 
 
 def write_bars(path: Path, rows: Sequence[dict], column: str, title: str) -> None:
-    """One bar per row. The cells of `column` are "mean ± half width" or "mean"; the first column is the name."""
+    """One bar per row, the best of all but the last in green.
+
+    The cells of `column` are "mean ± half width" or "mean"; the first column is the name. The last row is what the others
+    are measured against.
+    """
     values = [_parts(str(row[column])) for row in rows]
     names = [str(next(iter(row.values()))) for row in rows]
     low = min(mean - half for mean, half in values)
@@ -31,11 +36,12 @@ def write_bars(path: Path, rows: Sequence[dict], column: str, title: str) -> Non
         level = low + (high - low) * share / 5
         draw.line((at(level), 55, at(level), height - 40), fill=_LINE)
         draw.text((at(level) - 14, height - 32), f"{level:.1f}", fill=_INK, font=font)
-    best = max(range(len(rows)), key=lambda index: values[index][0])
+    best = max(range(len(rows) - 1), key=lambda index: values[index][0])
+    colors = [_BEST if index == best else _COLOR for index in range(len(rows) - 1)] + [_LIMIT]
     for index, (name, (mean, half)) in enumerate(zip(names, values, strict=True)):
         top = 62 + index * (_BAR + _GAP)
         draw.text((20, top + 4), name, fill=_INK, font=font)
-        draw.rectangle((at(low), top, at(mean), top + _BAR), fill=_BEST if index == best else _COLOR)
+        draw.rectangle((at(low), top, at(mean), top + _BAR), fill=colors[index])
         middle = top + _BAR / 2
         draw.line((at(mean - half), middle, at(mean + half), middle), fill=_INK, width=2)
         for end in (mean - half, mean + half):

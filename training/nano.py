@@ -141,7 +141,7 @@ def _shown(training: Training, nano: Nano, codec: Codec, films: Sequence[Film], 
     model, words = load_base(folder / "nano_base.safetensors")
     films = films[:3]
     rows = []
-    for film, made in zip(films, film_first_segments(model, words, films), strict=True):
+    for film, made in zip(films, film_first_segments(model.to(training.run.device), words, films), strict=True):
         rows += [codec.decode(film.latents[:, :SEGMENT]), codec.decode(made)]
     picture_rows(folder / "filmed.png", rows)
 
@@ -211,7 +211,7 @@ def main() -> None:
     sizes = WanSizes(dim=asked.dim, ffn_dim=4 * asked.dim, heads=max(1, asked.dim // 128), layers=asked.layers)
     nano = Nano(NanoOptions(sizes, batch=asked.batch, rate=asked.rate))
     training = Training(nano, run, rate=asked.rate)
-    codec = Codec(asked.autoencoder)
+    codec = Codec(asked.autoencoder, run.device)
     films, held_out = shelves(codec, asked)
     note = {"mirage.autoencoder": codec.stamp, "mirage.trained_with": json.dumps(asdict(nano.options))}
     shown = held_out or films
