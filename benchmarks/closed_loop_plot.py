@@ -15,7 +15,7 @@ _COLOR, _BEST, _LIMIT = (120, 150, 190), (46, 160, 120), (190, 192, 198)
 def write_bars(path: Path, rows: Sequence[dict], column: str, title: str) -> None:
     """One bar per row, the best of all but the last in green.
 
-    The cells of `column` are "mean ± half width" or "mean"; the first column is the name. The last row is what the others
+    Cells of `column` are "mean ± half width" or "mean"; the first column is the name. The last row is what the others
     are measured against.
     """
     values = [_parts(str(row[column])) for row in rows]
