@@ -128,6 +128,15 @@ class Autoencoder(nn.Module):
         latents = run(self.encoder, patches, clips).unflatten(0, (clips, -1))
         return (latents - self.mean) / self.std
 
+    def repeat_last_frame(self) -> None:
+        """Let all frames of a latent be what its last one is: what was learned from single pictures, for clips."""
+        with torch.no_grad():
+            for layer in self.decoder:
+                if isinstance(layer, TGrow):
+                    width = layer.conv.weight.shape[1]
+                    repeats = len(layer.conv.weight) // width
+                    layer.conv.weight.copy_(layer.conv.weight[-width:].repeat(repeats, 1, 1, 1))
+
     def encode_still(self, pictures: torch.Tensor) -> torch.Tensor:
         """encode() of single pictures [n 3 H W] at depth 0, a quarter of the work; latents [n 48 rows columns]."""
         x = functional.pixel_unshuffle(pictures, PATCH)

@@ -117,3 +117,14 @@ def _log(folder) -> list[dict]:
 def test_a_pool_without_clips_says_how_to_fill_it(tmp_path):
     with pytest.raises(ValueError, match=r"training\.clip_pool"):
         ClipReader(tmp_path, 4)
+
+
+@torch.no_grad()
+def test_what_single_pictures_taught_holds_for_every_frame_of_a_clip(model):
+    model.set_depth(0)
+    before = {name: one.clone() for name, one in model.state_dict().items()}
+    model.repeat_last_frame()
+    made = model.decode(torch.randn(1, 1, 48, 2, 2).expand(-1, 2, -1, -1, -1))
+    assert torch.allclose(made[:, 1:], made[:, :1].expand(-1, 4, -1, -1, -1), atol=1e-5)
+    model.load_state_dict(before)
+    model.set_depth(3)
