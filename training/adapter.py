@@ -27,15 +27,16 @@ from torch.utils.data import DataLoader, Dataset
 from mirage_core.latent_grid import WAN22
 from mirage_core.scene_words import scene_words_in
 from mirage_core.side_branch import layout_channels
-from mirage_core.weights import Stated, branch_file
+from mirage_core.weights import Stated
 
 from .adapter_examples import SEGMENT, Example, Recipe, batch_of
+from .adapter_files import load_branch, load_model, save_branch, save_lora
 from .adapter_plan import Stage, plan
 from .nano import add_film_arguments, shelves
 from .nano_films import Codec, Film
 from .nano_sampling import flow_loss
 from .nano_words import WordTable
-from .run import Training, add_arguments, asked_run, write_weights
+from .run import Training, add_arguments, asked_run
 from .wan import Wan, WanSizes, initialised
 from .wan_memory import Lora, SideBranch, WanWithMemory
 
@@ -86,6 +87,17 @@ class Adapter(nn.Module):
         model.is_checkpointed = options.is_checkpointed
         self.branch.requires_grad_(options.stage == "branch")
         self.lora.requires_grad_(options.stage == "lora")
+
+    def use(self, branch: SideBranch) -> None:
+        """Take over a trained branch.
+
+        Raises ValueError when it gives hints to other layers.
+        """
+        if branch.layers != self.branch.layers:
+            raise ValueError(
+                f"The branch gives hints to the layers {branch.layers}, not {self.branch.layers}. Give its --stride."
+            )
+        self.branch.load_state_dict(branch.state_dict())
 
     def loss(self, example: Example, generator: torch.Generator, *, device: torch.device) -> torch.Tensor:
         """The flow loss of a batch whose geometry is already made, so that autocast touches the networks only."""
@@ -192,47 +204,6 @@ def train(adapter: Adapter, films: Sequence[Film], training: Training, *, show=N
             print(f"step {step}: loss {run.log[-1]['loss']:.4f} after {run.seconds / 60:.1f} minutes", flush=True)
 
 
-def save_branch(path: Path, branch: dict[str, torch.Tensor], stated: Stated, note: dict[str, str]) -> None:
-    """branch: tensors of the SideBranch.  stated: Adapter.stated().  note: further metadata."""
-    halved = {name: one.half() for name, one in branch.items()}
-    write_weights(path, halved, {**stated.to_metadata(), **note})
-
-
-def save_lora(path: Path, adapter: Adapter, note: dict[str, str]) -> None:
-    """The LoRA's weights as they are in the module; rank and alpha are equal, so no scale is lost."""
-    stated = Stated(lora_alpha=float(adapter.lora.rank))
-    halved = {name: one.half() for name, one in adapter.lora.tensors().items()}
-    write_weights(path, halved, {**stated.to_metadata(), **note})
-
-
-def load_branch(path: Path, adapter: Adapter) -> None:
-    """Weights of a branch's file into the adapter.
-
-    Raises ValueError for a file that is no branch of this model.
-    """
-    found = branch_file(path)
-    if found.layers(adapter.sizes.dim, adapter.sizes.layers) != adapter.branch.layers:
-        raise ValueError(f"{path.name} gives hints to other layers than {adapter.branch.layers}. Give its --stride.")
-    tensors = load_file(path)
-    adapter.branch.load_state_dict({found.names[name]: one.float() for name, one in tensors.items()})
-
-
-def load_model(path: Path, *, dtype: torch.dtype, device: torch.device) -> tuple[Wan, dict[str, str]]:
-    """A frozen Wan2.2-TI2V of the file's own sizes, and its metadata. Tensors go straight to where they stay.
-
-    Raises ValueError for a file that is no bare Wan2.2 model.
-    """
-    with safe_open(path, framework="pt", device=str(device)) as file:
-        metadata = file.metadata() or {}
-        names = list(file.keys())
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-        sizes = WanSizes.of(shapes, metadata)
-        with torch.device("meta"):
-            model = Wan(sizes)
-        model.load_state_dict({name: file.get_tensor(name).to(dtype) for name in names}, assign=True)
-    return model.requires_grad_(False), metadata
-
-
 def _averaged_adapter(training: Training, adapter: Adapter, stated: Stated, note: dict[str, str]) -> None:
     """Write the stage's own file with the averaged weights."""
     averaged = training.averaged()
@@ -242,7 +213,7 @@ def _averaged_adapter(training: Training, adapter: Adapter, stated: Stated, note
         return
     own = {name: one.detach().clone() for name, one in adapter.lora.state_dict().items()}
     adapter.lora.load_state_dict({name: averaged[f"lora.{name}"] for name in own})
-    save_lora(training.run.folder / "nano_lora.safetensors", adapter, note)
+    save_lora(training.run.folder / "nano_lora.safetensors", adapter.lora, note)
     adapter.lora.load_state_dict(own)
 
 
@@ -333,7 +304,8 @@ def main() -> None:
     run = asked_run(asked)
     adapter = adapter_of(asked.base, options, run.device, asked.text)
     if options.stage == "lora":
-        load_branch(asked.branch or asked.folder.parent / "branch" / "nano_branch.safetensors", adapter)
+        trained = load_branch(asked.branch or asked.folder.parent / "branch/nano_branch.safetensors", adapter.sizes)
+        adapter.use(trained)
     training = Training(adapter, run, rate=options.rate)
     codec = Codec(asked.autoencoder, run.device)
     films, _ = shelves(codec, asked)

@@ -7,10 +7,8 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
-from mirage_core.weights import branch_file
-
+from .adapter_files import load_branch, load_lora
 from .adapter_flight import Flown, Pilot, Way, fly
 from .nano import load_base
 from .nano_films import Codec
@@ -43,10 +41,10 @@ class Crew:
         model, files = model.to(device).requires_grad_(False), [autoencoder, base]
         side, low = None, None
         if branch is not None and branch.is_file():
-            side = _branch(branch, model).to(device).requires_grad_(False)
+            side = load_branch(branch, model.sizes).to(device).requires_grad_(False)
             files.append(branch)
         if lora is not None and lora.is_file():
-            low = _lora(lora, model).to(device).requires_grad_(False)
+            low = load_lora(lora, model).to(device).requires_grad_(False)
             files.append(lora)
         stamp = sha256(b"".join(sha256(path.read_bytes()).digest() for path in files)).hexdigest()[:12]
         return Crew(model, words, Codec(autoencoder, device), side, low, stamp)
@@ -65,18 +63,3 @@ class Crew:
         finally:
             if lora is not None:
                 lora.detach()
-
-
-def _branch(path: Path, model: Wan) -> SideBranch:
-    found = branch_file(path)
-    branch = SideBranch.of(found, model.sizes)
-    branch.load_state_dict({found.names[name]: one.float() for name, one in load_file(path).items()})
-    return branch
-
-
-def _lora(path: Path, model: Wan) -> Lora:
-    tensors = {name: one.float() for name, one in load_file(path).items()}
-    rank = next(one.shape[0] for name, one in tensors.items() if name.endswith("lora_A.weight"))
-    lora = Lora(model, rank=rank)
-    lora.load_tensors(tensors)
-    return lora

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from mirage_core.weights import Stated, branch_file
-from training.adapter import AdapterOptions, adapter_of, load_branch, save_branch, save_lora
+from mirage_core.weights import Stated
+from training.adapter import AdapterOptions, adapter_of
+from training.adapter_files import load_branch, load_lora, save_branch, save_lora
 from training.nano import Nano, NanoOptions, load_base, save_base
-from training.wan import Wan, WanSizes
-from training.wan_memory import Lora
+from training.wan import WanSizes
+from training.wan_memory import WanWithMemory
 
 TOLERANCE = 1e-4
 CPU = torch.device("cpu")
@@ -36,7 +36,7 @@ def folder(tmp_path_factory) -> Path:
         torch.nn.init.normal_(up, std=0.1)
     stated = Stated(layout="hole_mask", cell_rule="center", layers=adapter.branch.layers, heads=2)
     save_branch(folder / "branch.safetensors", adapter.branch.state_dict(), stated, {})
-    save_lora(folder / "lora.safetensors", adapter, {})
+    save_lora(folder / "lora.safetensors", adapter.lora, {})
     return folder
 
 
@@ -60,24 +60,12 @@ def compared(host, pack, forward, view_of, base: Path, branch: Path | None, lora
     expected = forward(patched, latents, times, text)
     if branch is None:
         return expected, model(latents, times, text).detach()
-    stride = branch_stride(branch, model)
-    own = adapter_of(base, AdapterOptions(stride=stride), CPU, None)
-    load_branch(branch, own)
-    own.lora.detach()
+    together = WanWithMemory(model, load_branch(branch, model.sizes))
     if lora is not None:
-        tensors = {name: one.float() for name, one in load_file(lora).items()}
-        rank = next(one.shape[0] for name, one in tensors.items() if name.endswith("lora_A.weight"))
-        trained = Lora(own.frozen[0].model, rank=rank)
-        trained.load_tensors(tensors)
-        trained.attach(own.frozen[0].model)
+        load_lora(lora, model).attach(model)
     context = torch.cat([view, torch.zeros_like(view[:, :1])], dim=1)
     with torch.no_grad():
-        return expected, own.frozen[0](latents, times, text, context=context, references=references)
-
-
-def branch_stride(path: Path, model: Wan) -> int:
-    layers = branch_file(path).layers(model.sizes.dim, model.sizes.layers)
-    return layers[1] - layers[0] if len(layers) > 1 else model.sizes.layers
+        return expected, together(latents, times, text, context=context, references=references)
 
 
 def test_a_base_that_was_written_gives_the_same_in_the_host(host, pack, forward, view_of, folder):

@@ -13,18 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from mirage_core.weights import branch_file, lora_file
 from tests.training.flights import CELLS, film, frames
-from training.adapter import (
-    AdapterOptions,
-    adapter_of,
-    camera_range,
-    load_branch,
-    save_branch,
-    save_lora,
-    train,
-    usable,
-)
+from training.adapter import AdapterOptions, adapter_of, camera_range, train, usable
 from training.adapter_crew import Crew
 from training.adapter_examples import Recipe, batch_of, example_of
+from training.adapter_files import load_branch, load_lora, save_branch, save_lora
 from training.adapter_flight import Pilot, Way, fly
 from training.adapter_plan import plan
 from training.adapter_predictions import predict
@@ -34,6 +26,7 @@ from training.nano_films import Codec, FilmShelf
 from training.run import Run, Training
 from training.stand_in.vae import stand_in_vae
 from training.wan import Wan, WanSizes, initialised
+from training.wan_memory import Lora, SideBranch
 
 SIZES = WanSizes(dim=64, ffn_dim=128, heads=2, layers=2, text_dim=16)
 PURE = Recipe(
@@ -174,15 +167,16 @@ def test_the_lora_learns_beside_a_branch_that_stays(base, tmp_path):
     torch.nn.init.normal_(adapter.branch.vace_blocks[0].after_proj.weight, std=0.05)
     save_branch(tmp_path / "branch.safetensors", adapter.branch.state_dict(), adapter.stated([film()]), {})
     adapter, training = started(base, tmp_path / "lora", replace(OPTIONS, stage="lora"), steps=8)
-    load_branch(tmp_path / "branch.safetensors", adapter)
+    adapter.use(load_branch(tmp_path / "branch.safetensors", SIZES))
     before, branch = fixed_loss(adapter), {name: one.clone() for name, one in adapter.branch.state_dict().items()}
     train(adapter, [film()], training)
     assert fixed_loss(adapter) < before
     assert all(torch.equal(one, branch[name]) for name, one in adapter.branch.state_dict().items())
-    save_lora(tmp_path / "lora.safetensors", adapter, {})
+    save_lora(tmp_path / "lora.safetensors", adapter.lora, {})
     found = lora_file(tmp_path / "lora.safetensors")
     assert found.width == 64 and found.ranks == (4,) and found.strength == 1
-    adapter.lora.load_tensors({name: one.float() for name, one in load_file(tmp_path / "lora.safetensors").items()})
+    read = load_lora(tmp_path / "lora.safetensors", adapter.frozen[0].model)
+    assert torch.allclose(read.up[0], adapter.lora.up[0], atol=1e-3)
 
 
 def test_a_real_bases_file_is_trained_with_a_text_of_its_own(tmp_path):
@@ -269,3 +263,15 @@ def test_predicted_latents_are_made_once_and_then_remembered_instead_of_the_true
     example = example_of(film, Random(0), replace(PURE, model_rate=1, view_loss=1), references=1, preceding=0)
     shown = {tuple(cell.tolist()) for cell in example.context[:48].flatten(1).T if cell.any()}
     assert shown <= {tuple(cell.tolist()) for cell in film.predicted.flatten(1).T}
+
+
+def test_files_of_another_training_are_refused(base, tmp_path):
+    adapter, _ = started(base, tmp_path, OPTIONS, steps=1)
+    with pytest.raises(ValueError, match="same --stride"):
+        adapter.use(SideBranch(SIZES, channels=49, layers=(0,)))
+    mixed = {**Lora(adapter.frozen[0].model, rank=2, parts=("q",)).tensors()}
+    first = next(iter(mixed))
+    mixed[first] = torch.zeros(3, mixed[first].shape[1])
+    save_file(mixed, tmp_path / "lora.safetensors")
+    with pytest.raises(ValueError, match="2 ranks"):
+        load_lora(tmp_path / "lora.safetensors", adapter.frozen[0].model)
