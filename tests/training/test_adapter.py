@@ -267,7 +267,7 @@ def test_predicted_latents_are_made_once_and_then_remembered_instead_of_the_true
 
 def test_files_of_another_training_are_refused(base, tmp_path):
     adapter, _ = started(base, tmp_path, OPTIONS, steps=1)
-    with pytest.raises(ValueError, match="same --stride"):
+    with pytest.raises(ValueError, match="Give its --stride"):
         adapter.use(SideBranch(SIZES, channels=49, layers=(0,)))
     mixed = {**Lora(adapter.frozen[0].model, rank=2, parts=("q",)).tensors()}
     first = next(iter(mixed))
