@@ -24,7 +24,7 @@ from .clip_pool import clip_files, read_pictures
 from .run import Run, Training, add_arguments, asked_run, write_weights
 from .taehv import Autoencoder, MemBlock, TGrow
 
-GROW_AT = (1400, 2800, 5000)  # steps from which one, two and three blocks per stage are trained; before, pictures alone
+GROW_AT = (1150, 2800, 5000)  # steps from which one, two and three blocks per stage are trained; before, pictures alone
 WARP_FROM = 2000  # step from which latents are warped: before, a decoder that sees warped ones learns to blur
 STILL_BATCH = 3  # times as many pictures per step while there is no block
 _NOISE = 0.1  # most noise on a latent while training, in standard deviations: a diffusion model's are never exact
@@ -243,7 +243,7 @@ def train(run: Run, clips: Path, held_out: Path | None, *, latents_per_step: int
         depth = sum(step >= grow for grow in GROW_AT)
         model.set_depth(depth)
         if step == GROW_AT[0]:
-            model.repeat_last_frame()
+            model.spread_stills()
         frames = reader.read() if depth else reader.pictures(STILL_BATCH * latents_per_step)
         moved = len(frames) // 3 if step >= WARP_FROM else 0
         loss, figures = training_loss(model, frames.to(run.device), moved=moved, is_still=depth == 0)

@@ -128,10 +128,18 @@ class Autoencoder(nn.Module):
         latents = run(self.encoder, patches, clips).unflatten(0, (clips, -1))
         return (latents - self.mean) / self.std
 
-    def repeat_last_frame(self) -> None:
-        """Let all frames of a latent be what its last one is: what was learned from single pictures, for clips."""
+    def spread_stills(self) -> None:
+        """Bring what was learned from single pictures to clips, without a change for single pictures.
+
+        A latent then shows the last frame that it covers, whose camera it has, and all frames it decodes to are that.
+        """
         with torch.no_grad():
-            for layer in self.decoder:
+            for layer in (*self.encoder, *self.decoder):
+                if isinstance(layer, TPool):
+                    parts = layer.conv.weight.unflatten(1, (layer.stride, -1))
+                    total = parts.sum(1)
+                    parts.zero_()
+                    parts[:, -1] = total
                 if isinstance(layer, TGrow):
                     width = layer.conv.weight.shape[1]
                     repeats = len(layer.conv.weight) // width

@@ -120,11 +120,17 @@ def test_a_pool_without_clips_says_how_to_fill_it(tmp_path):
 
 
 @torch.no_grad()
-def test_what_single_pictures_taught_holds_for_every_frame_of_a_clip(model):
+def test_what_single_pictures_taught_holds_for_the_last_frames_of_a_clip(model):
     model.set_depth(0)
     before = {name: one.clone() for name, one in model.state_dict().items()}
-    model.repeat_last_frame()
-    made = model.decode(torch.randn(1, 1, 48, 2, 2).expand(-1, 2, -1, -1, -1))
-    assert torch.allclose(made[:, 1:], made[:, :1].expand(-1, 4, -1, -1, -1), atol=1e-5)
+    frames = torch.rand(1, 9, 3, 32, 32)
+    stills = model.encode(frames[0, ::4, None])
+    model.spread_stills()
+    assert torch.allclose(model.encode(frames[0, ::4, None]), stills, atol=1e-4)
+    latents = model.encode(frames)
+    assert torch.allclose(latents[0], stills[:, 0], atol=1e-4)
+    made = model.decode(latents)
+    assert torch.allclose(made[0, ::4], model.decode(stills)[:, 0], atol=1e-4)
+    assert torch.allclose(made[:, 5:8], made[:, 8:].expand(-1, 3, -1, -1, -1), atol=1e-5)
     model.load_state_dict(before)
     model.set_depth(3)
