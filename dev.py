@@ -39,6 +39,7 @@ HOST_VERSION = (0, 30)
 NOT_NEEDED = {"comfyui-workflow-templates", "comfyui-embedded-docs", "pyopengl", "comfy-angle", "alembic", "blake3"}
 TEST_TOOLS = ["pytest", "hypothesis", "playwright", "ruff", "pyright[nodejs]"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+LONG_BENCHMARKS = {"closed_loop", "closed_loop_cost", "memory_growth", "soak"}  # hours, or trained files, or both
 DISK_GB = 9  # 2.8 GB of wheels and 6.1 GB unpacked
 
 
@@ -97,7 +98,9 @@ def _arguments() -> argparse.Namespace:
     test.add_argument("pytest", nargs=argparse.REMAINDER, metavar="...", help="arguments for pytest")
     comfy = command("comfy", run_comfy, "install and start ComfyUI with this pack for a browser")
     comfy.add_argument("--port", type=int, help="default: 8188, or a free one when that is taken")
-    command("bench", run_benchmarks, "install and run every benchmark")
+    bench = command("bench", run_benchmarks, "install and run the benchmarks")
+    bench.add_argument("names", nargs="*", metavar="NAME", help="only these, the long ones too")
+    bench.add_argument("--list", action="store_true", help="say which there are, and what each measures")
     command("setup", run_setup, "install only").add_argument("--tools", action="store_true", help="test tools too")
     return parser.parse_args()
 
@@ -136,12 +139,14 @@ def run_demo(asked: argparse.Namespace) -> int:
             place.python, place.comfyui, place.folders, log=HOST / "demo.log", use_cpu=asked.cpu or None
         ) as server:
             print(f"Filming {flight.segments} segments, {32 * flight.segments + 1} frames ...", flush=True)
-            written = fly(Client(server.url), workflow, flight, OUTPUT)
+            flown = fly(Client(server.url), workflow, flight, OUTPUT)
     except (ServerFailed, PromptFailed, PromptRefused, ValueError, ConnectionError) as error:
         raise Trouble(f"The demo did not fly: {error}\nThe server's log is {HOST / 'demo.log'}.") from None
     print(f"Done in {time.monotonic() - began:.0f} s:")
-    for path in written:
+    for path in flown.written:
         print(f"  {path.relative_to(REPO)}")
+    if flown.score:
+        print("Where the camera came back (revisit score):", *flown.score, sep="\n  ")
     return 0
 
 
@@ -178,15 +183,26 @@ def run_comfy(asked: argparse.Namespace) -> int:
 
 
 def run_benchmarks(asked: argparse.Namespace) -> int:
-    set_up(asked.comfyui)
-    failed = 0
-    for script in sorted((REPO / "benchmarks").glob("*.py")):
-        if "__main__" not in script.read_text(encoding="utf-8"):
-            continue
-        print(f"\n== {script.name}", flush=True)
-        environment = {**os.environ, "PYTHONPATH": str(REPO)}
-        failed |= subprocess.call([str(_venv_python()), str(script)], cwd=REPO, env=environment)
+    found = _benchmarks()
+    if asked.list:
+        for name, text in found.items():
+            print(f"{name:20}{text}{' (long: runs only by its name)' if name in LONG_BENCHMARKS else ''}")
+        return 0
+    if unknown := set(asked.names) - set(found):
+        raise Trouble(f"There is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(found)}.")
+    place = set_up(asked.comfyui)
+    environment, failed = {**os.environ, "COMFYUI_PATH": str(place.comfyui)}, 0
+    for name in asked.names or [one for one in found if one not in LONG_BENCHMARKS]:
+        print(f"\n== {name}", flush=True)
+        failed |= subprocess.call([str(_venv_python()), "-m", f"benchmarks.{name}"], cwd=REPO, env=environment)
     return failed
+
+
+def _benchmarks() -> dict[str, str]:
+    """The first line of what each benchmark says about itself, by name."""
+    scripts = sorted((REPO / "benchmarks").glob("*.py"))
+    texts = {script.stem: script.read_text(encoding="utf-8") for script in scripts}
+    return {name: text.lstrip('"').split("\n", 1)[0] for name, text in texts.items() if "__main__" in text}
 
 
 def _run_js_tests() -> int:

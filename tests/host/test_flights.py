@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
+import json
 from io import BytesIO
 
-import av
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from real_host.client import PromptFailed, PromptInterrupted, made_files
-from real_host.flights import film, find, flight, node, of_type, psnr, with_tiny_models
+from real_host.flights import API, film, film_writer, find, flight, node, of_type, psnr, video, with_tiny_models
 from training.stand_in.dit import dit_metadata
 
 
@@ -28,6 +28,8 @@ def test_two_segments_wired_by_hand_fly_out_and_find_the_room_again(client, pict
     assert len(frames) == 65 and frames[0].shape == (64, 96, 3)
     assert psnr(frames[0], frames[-1]) > 20, "the camera is back at the start, so the picture is too"
     assert psnr(frames[0], frames[32]) < psnr(frames[0], frames[-1]) - 3, "the camera was somewhere else in between"
+    (score,) = finished.outputs[of_type(prompt, "MirageRevisitScore")]["text"]
+    assert "pairs of frames from one pose" in score and "remembered pixels" in score
 
 
 def test_the_loop_films_each_segment_and_says_so(client, picture):
@@ -53,16 +55,42 @@ def test_a_loop_inside_a_subgraph_films_the_same(client, picture):
                 one["inputs"][name] = [f"8:{value[0]}", value[1]]
         nested[f"8:{key}"] = one
     finished = client.run(nested)
-    listed = made_files(finished.outputs[f"8:{of_type(prompt, 'SaveVideo')}"])
-    with av.open(BytesIO(client.fetch(listed[0]))) as container:
-        assert sum(1 for _ in container.decode(video=0)) == 65
+    assert len(video(client, finished.outputs[f"8:{film_writer(prompt)}"])) == 65
 
 
-def test_the_stock_depth_loaders_and_a_random_model_carry_a_whole_flight(client, picture):
-    prompt = flight("long_flight", LoadImage={"image": picture}, MirageGenerateSegment={"steps": 1, "cfg": 2.0})
+def tiny(name: str, **changes) -> dict:
+    """A shipped workflow as it is, with the stock loaders, on tiny files."""
+    prompt = flight(name, MirageGenerateSegment={"steps": 1, "cfg": 2.0}, **changes)
     with_tiny_models(prompt)
-    finished = client.run(prompt)
-    assert len(film(client, prompt, finished)) == 37
+    return prompt
+
+
+def test_the_stock_depth_loaders_and_a_random_model_carry_a_flight_wired_by_hand(client, picture):
+    prompt = tiny("first_flight", LoadImage={"image": picture})
+    assert len(film(client, prompt, client.run(prompt))) == 37
+
+
+def test_second_shot_runs_in_the_world_that_long_flight_has_left(client, picture):
+    first = tiny("long_flight", LoadImage={"image": picture}, MirageSaveMemory={"name": "shots/world"})
+    finished = client.run(first)
+    assert len(film(client, first, finished)) == 37
+    (kept,) = made_files(finished.outputs[of_type(first, "MirageSaveMemory")])
+    file = {"file": f"shots/{kept['filename']}"}
+    second = tiny("second_shot", MirageLoadMemory=file, MirageSaveMemory={"name": "shots/world"})
+    assert second[of_type(second, "MirageLoopStart")]["inputs"]["memory"] == [of_type(second, "MirageEditMemory"), 0]
+    finished = client.run(second)
+    assert len(film(client, second, finished)) == 37
+    assert made_files(finished.outputs[of_type(second, "MirageInspectMemory")]), "the world is seen from above"
+    (again,) = made_files(finished.outputs[of_type(second, "MirageSaveMemory")])
+    assert again["filename"] != kept["filename"]
+
+
+def test_the_memory_that_long_flight_keeps_first_is_the_one_that_second_shot_opens():
+    first, second = (json.loads((API / f"{name}.json").read_text()) for name in ("long_flight", "second_shot"))
+    name = first[of_type(first, "MirageSaveMemory")]["inputs"]["name"]
+    assert second[of_type(second, "MirageLoadMemory")]["inputs"]["file"] == f"{name}_00001.safetensors"
+    paths = [one[of_type(one, "MirageCameraPath")]["inputs"] for one in (first, second)]
+    assert [paths[0][side] for side in ("width", "height")] == [paths[1][side] for side in ("width", "height")]
 
 
 def test_depth_anything_3_starts_a_memory(client, picture):

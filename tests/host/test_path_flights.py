@@ -44,14 +44,14 @@ def flown(server) -> dict:
 
 def memory_after(prompt: dict) -> list:
     """The link that carries the finished film."""
-    return prompt[of_type(prompt, "MirageDecodeFilm")]["inputs"]["memory"]
+    return prompt[of_type(prompt, "MirageWriteFilm")]["inputs"]["memory"]
 
 
 def test_a_receipt_goes_through_the_hosts_own_depth_anything_loader(client, flown, multiview_model):
     prompt, memory = flown, memory_after(flown)
     modes = {"mode": "multiview", "mode.ref_view_strategy": "first", "mode.pose_method": "cam_dec"}
     prompt |= {
-        "frames": node("MirageFilmFrames", memory=memory, video=[of_type(prompt, "MirageDecodeFilm"), 0], count=6),
+        "frames": node("MirageFilmFrames", memory=memory, video=[of_type(prompt, "MirageWriteFilm"), 1], count=6),
         "load": node("LoadDA3Model", model_name=multiview_model, weight_dtype="fp32"),
         "poses": node("DA3Inference", da3_model=["load", 0], image=["frames", 0], resolution=140,
                       resize_method="upper_bound_resize", **modes),
@@ -70,7 +70,7 @@ def test_a_receipt_goes_through_the_hosts_own_depth_anything_loader(client, flow
 def test_mono_depth_is_refused_by_the_receipt(client, flown):
     prompt, memory = flown, memory_after(flown)
     prompt |= {
-        "frames": node("MirageFilmFrames", memory=memory, video=[of_type(prompt, "MirageDecodeFilm"), 0], count=2),
+        "frames": node("MirageFilmFrames", memory=memory, video=[of_type(prompt, "MirageWriteFilm"), 1], count=2),
         "load": node("LoadDA3Model", model_name="mirage_random_da3.safetensors", weight_dtype="fp32"),
         "depth": node("DA3Inference", da3_model=["load", 0], image=["frames", 0], resolution=140,
                       resize_method="upper_bound_resize", mode="mono"),
@@ -85,7 +85,7 @@ def test_a_path_is_checked_exported_and_loaded_without_a_sampler(client, flown, 
     prompt = {
         key: one for key, one in flown.items()
         if one["class_type"] in {"LoadImage", "VAELoader", "UNETLoader", "MirageSimpleDepth", "MirageCameraPath",
-                                 "MirageInitLatentMemory", "MirageDynamicSkyMask"}
+                                 "MirageInitLatentMemory", "MirageSceneEvidence", "MirageDynamicSkyMask"}
     }  # fmt: skip
     memory = [start, 0]
     prompt |= {

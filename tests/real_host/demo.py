@@ -1,4 +1,4 @@
-"""The demo: fly a shipped workflow through a running ComfyUI and bring back film, contact sheet and coverage plot."""
+"""The demo: fly a shipped workflow through a running ComfyUI and bring back film, pictures and the revisit score."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from typing import Any
 from .client import Client, Event, Finished, Prompt, made_files
 
 SEGMENT_FRAMES = 32  # frames that each segment adds to the first one
-RESULTS = ("film", "contact_sheet", "coverage")  # the last part of filename_prefix on the nodes that save them
+RESULTS = (
+    "film",
+    "contact_sheet",
+    "coverage",
+    "revisit",
+)  # last part of filename_prefix where they are saved
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,16 @@ class Flight:
             )
 
 
-def fly(client: Client, workflow: Path, flight: Flight, output: Path) -> list[Path]:
-    """Run the workflow as `flight` says, print its progress, write the results into `output`. Returns their paths.
+@dataclass(frozen=True)
+class Flown:
+    """What a flight brought back. score: the lines of Revisit Score, none where the workflow has no such node."""
+
+    written: list[Path]
+    score: list[str]
+
+
+def fly(client: Client, workflow: Path, flight: Flight, output: Path) -> Flown:
+    """Run the workflow as `flight` says, print its progress, write the results into `output`.
 
     Raises ValueError for a move that does not exist or a workflow that lacks a node the flight needs, and what
     Client.run raises.
@@ -45,7 +58,7 @@ def fly(client: Client, workflow: Path, flight: Flight, output: Path) -> list[Pa
     _check_move(client, flight.path)
     _set_up(prompt, flight, client.upload_image(flight.image))
     finished = client.run(prompt, on_event=ProgressLines().show, timeout=24 * 3600)
-    return _bring_back(client, prompt, finished, output)
+    return Flown(_bring_back(client, prompt, finished, output), _score(prompt, finished))
 
 
 class ProgressLines:
@@ -96,6 +109,11 @@ def _bring_back(client: Client, prompt: Prompt, finished: Finished, output: Path
             path.write_bytes(client.fetch(made))
             written.append(path)
     return written
+
+
+def _score(prompt: Prompt, finished: Finished) -> list[str]:
+    told = [finished.outputs.get(key, {}) for key, node in prompt.items() if node["class_type"] == "MirageRevisitScore"]
+    return [line for outputs in told for text in outputs.get("text", ()) for line in text.splitlines()]
 
 
 def _result_name(node: dict[str, Any]) -> str | None:

@@ -40,9 +40,19 @@ def of_type(prompt: dict, class_type: str) -> str:
     return next(key for key, node in prompt.items() if node["class_type"] == class_type)
 
 
+def film_writer(prompt: dict) -> str:
+    """The Write Film that has the whole film: the last one, after the loop."""
+    return [key for key, node in prompt.items() if node["class_type"] == "MirageWriteFilm"][-1]
+
+
 def film(client, prompt: dict, finished) -> list[np.ndarray]:
-    listed = made_files(finished.outputs[of_type(prompt, "SaveVideo")])
-    with av.open(BytesIO(client.fetch(listed[0]))) as container:
+    return video(client, finished.outputs[film_writer(prompt)])
+
+
+def video(client, outputs: dict) -> list[np.ndarray]:
+    """The frames of the one video among a node's outputs."""
+    (listed,) = made_files(outputs)
+    with av.open(BytesIO(client.fetch(listed))) as container:
         return [frame.to_ndarray(format="rgb24").astype(np.float32) for frame in container.decode(video=0)]
 
 
@@ -63,6 +73,5 @@ def with_tiny_models(prompt: dict) -> None:
             one["inputs"] = {"text": one["inputs"]["text"], "width": 64}
         if one["class_type"] == "MoGeInference":
             one["inputs"]["resolution_level"] = 0
-        if one["class_type"] == "MirageDynamicSkyMask":
-            one["inputs"]["sky_threshold"] = 1.0
+        if one["class_type"] == "MirageSceneEvidence":
             del one["inputs"]["geometry"]  # random weights call everything sky

@@ -26,7 +26,8 @@ def loop_prompt(picture: str = "mirage_room.jpg", *, segments: int = SEGMENTS, *
     """The stand-in flight at 64x64 without pictures and videos; changes: {class_type: {input: value}}."""
     prompt = flight("stand_in_long_flight", LoadImage={"image": picture}, MirageGenerateSegment={"steps": 1})
     end = of_type(prompt, "MirageLoopEnd")
-    shown = {"PreviewImage", "MirageDecodeFilm", "SaveVideo", "MirageFilmReport", "SaveImage"}
+    shown = {"PreviewImage", "PreviewAny", "SaveImage", "MirageWriteFilm", "MirageFilmReport", "MirageRevisitScore"}
+    shown |= {"MirageSaveMemory"}
     prompt = {key: one for key, one in prompt.items() if one["class_type"] not in shown}
     prompt["report"] = {"class_type": "PreviewAny", "inputs": {"source": [end, 2]}, "_meta": {"title": "report"}}
     set_inputs(prompt, MirageCameraPath={"width": 64, "height": 64, "length": 32 * segments + 1})

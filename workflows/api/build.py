@@ -27,21 +27,28 @@ def models() -> dict[str, dict]:
     }  # fmt: skip
 
 
-def start() -> dict[str, dict]:
+def camera_path(out_move: str) -> dict[str, dict]:
     return {
-        "image": node("LoadImage", "Your picture", image="example.png"),
         "path": node(
-            "MirageCameraPath", "Camera Path", preset="out_and_back", amount=0.0, out_move="truck_right", length=97,
+            "MirageCameraPath", "Camera Path", preset="out_and_back", amount=0.0, out_move=out_move, length=97,
             speed=1.0, easing="ease", fov=0.0, width=1280, height=704, fps=16.0, keyframes="",
         ),
         "path_preview": node("PreviewImage", "Path from above", images=["path", 1]),
+    }  # fmt: skip
+
+
+def start() -> dict[str, dict]:
+    return {
+        "image": node("LoadImage", "Your picture", image="example.png"),
+        **camera_path("truck_right"),
         "geometry": moge(["image", 0]),
-        "mask": mask(["image", 0], ["geometry", 0]),
+        "mask": mask(["image", 0], ["evidence", 0]),
         "mask_preview": node("PreviewImage", "What may be remembered", images=["mask", 1]),
         "init": node(
             "MirageInitLatentMemory", "Init Latent Memory", image=["image", 0], vae=["vae", 0], geometry=["geometry", 0],
             path=["path", 0], static_mask=["mask", 0], cell_rule="center", kind="latent",
         ),
+        "evidence": node("MirageSceneEvidence", "Scene Evidence", images=["image", 0], geometry=["geometry", 0]),
     }  # fmt: skip
 
 
@@ -52,10 +59,17 @@ def moge(images: list) -> dict:
     )  # fmt: skip
 
 
-def mask(images: list, geometry: list) -> dict:
+def mask(images: list, evidence: list) -> dict:
     return node(
-        "MirageDynamicSkyMask", "Dynamic/Sky Mask", images=images, geometry=geometry, sky_threshold=0.5,
+        "MirageDynamicSkyMask", "Dynamic/Sky Mask", images=images, evidence=evidence, sky_threshold=0.5,
         drop_unsure=0.0, depth_edge=0.0, grow=4,
+    )  # fmt: skip
+
+
+def write_film(memory: list) -> dict:
+    return node(
+        "MirageWriteFilm", "Write Film", memory=memory, vae=["vae", 0], filename_prefix="mirage/film", format="mp4",
+        codec="auto", crf=16,
     )  # fmt: skip
 
 
@@ -73,23 +87,47 @@ def segment(prefix: str, memory: list, positive: list, seed, strength=1.0) -> di
         f"{p}decode": node("VAEDecode", "Decode segment", samples=[f"{p}segment", 0], vae=["vae", 0]),
         f"{p}frames": node("MirageFramesForDepth", "Frames for Depth", images=[f"{p}decode", 0]),
         f"{p}geometry": moge([f"{p}frames", 0]),
-        f"{p}mask": mask([f"{p}frames", 0], [f"{p}geometry", 0]),
-        f"{p}mask_preview": node("PreviewImage", "What is remembered", images=[f"{p}mask", 1]),
+        f"{p}evidence": node(
+            "MirageSceneEvidence", "Scene Evidence", images=[f"{p}frames", 0], geometry=[f"{p}geometry", 0],
+            memory=memory, view=[f"{p}view", 0], segment=[f"{p}segment", 0],
+        ),
+        f"{p}mask": mask([f"{p}frames", 0], [f"{p}evidence", 0]),
         f"{p}write": node(
             "MirageWriteMemory", "Write Memory", memory=memory, segment=[f"{p}segment", 0], geometry=[f"{p}geometry", 0],
             static_mask=[f"{p}mask", 0], align_depth=True, images=[f"{p}decode", 0], vae=["vae", 0], update="latents",
         ),
+        f"{p}written": node("PreviewImage", "What was written", images=[f"{p}write", 2]),
+    }  # fmt: skip
+
+
+def loop(memory: list) -> dict[str, dict]:
+    """One segment on the canvas, done once per segment of the film, which grows on disk meanwhile."""
+    return {
+        "start": node(
+            "MirageLoopStart", "Segment Loop Start", memory=memory, segments=0, seed=1, seed_mode="increment",
+            prompts=PROMPT, strengths="1",
+        ),
+        "positive": node("CLIPTextEncode", "Prompt of this segment", text=["start", 2], clip=["clip", 0]),
+        **segment("each_", ["start", 1], ["positive", 0], ["start", 3], ["start", 5]),
+        "each_film": write_film(["each_write", 0]),
+        "end": node("MirageLoopEnd", "Segment Loop End", loop=["start", 0], memory=["each_write", 0]),
     }  # fmt: skip
 
 
 def finish(memory: list) -> dict[str, dict]:
     return {
-        "film": node("MirageDecodeFilm", "Decode Film", memory=memory, vae=["vae", 0], crf=16, tile_size=0),
-        "save": node("SaveVideo", "Save Video", video=["film", 0], filename_prefix="mirage/film", format="auto", codec="auto"),
-        "report": node("MirageFilmReport", "Film Report", memory=memory, video=["film", 0], pictures=12),
+        "film": write_film(memory),
+        "report": node("MirageFilmReport", "Film Report", memory=memory, video=["film", 1], pictures=12),
         "sheet": node("SaveImage", "Contact sheet", images=["report", 0], filename_prefix="mirage/contact_sheet"),
         "coverage": node("SaveImage", "Known from memory", images=["report", 1], filename_prefix="mirage/coverage"),
+        "revisit": node("MirageRevisitScore", "Revisit Score", memory=memory, video=["film", 1], pictures=4),
+        "pairs": node("SaveImage", "The same places twice", images=["revisit", 1], filename_prefix="mirage/revisit"),
+        "score": node("PreviewAny", "The score in words", source=["revisit", 0]),
     }  # fmt: skip
+
+
+def save_memory(memory: list) -> dict[str, dict]:
+    return {"keep": node("MirageSaveMemory", "Save Memory", memory=memory, name="world")}
 
 
 def first_flight() -> dict[str, dict]:
@@ -102,23 +140,28 @@ def first_flight() -> dict[str, dict]:
     return graph | finish(["second_write", 0])
 
 
-def long_flight() -> dict[str, dict]:
+def loop_flight() -> dict[str, dict]:
     """The same segment once on the canvas, repeated by the loop."""
-    graph = models() | start()
-    graph["start"] = node(
-        "MirageLoopStart",
-        "Segment Loop Start",
-        memory=["init", 0],
-        segments=0,
-        seed=1,
-        seed_mode="increment",
-        prompts=PROMPT,
-        strengths="1",
-    )
-    graph["positive"] = node("CLIPTextEncode", "Prompt of this segment", text=["start", 2], clip=["clip", 0])
-    graph |= segment("each_", ["start", 1], ["positive", 0], ["start", 3], ["start", 5])
-    graph["end"] = node("MirageLoopEnd", "Segment Loop End", loop=["start", 0], memory=["each_write", 0])
-    return graph | finish(["end", 0])
+    return models() | start() | loop(["init", 0]) | finish(["end", 0])
+
+
+def long_flight() -> dict[str, dict]:
+    """The loop, and its memory kept for another day."""
+    return loop_flight() | save_memory(["end", 0])
+
+
+def second_shot() -> dict[str, dict]:
+    """Another camera path through the world that long_flight has kept."""
+    world = {
+        **camera_path("dolly_in"),
+        "world": node("MirageLoadMemory", "Yesterday's world", file="world_00001.safetensors", place=-1, path=["path", 0]),
+        "edit": node(
+            "MirageEditMemory", "Edit Memory", memory=["world", 0], action="forget", rule="confidence", **{"rule.below": 0.1}
+        ),
+        "inspect": node("MirageInspectMemory", "Inspect Memory", memory=["edit", 0], color="preview"),
+        "known": node("PreviewImage", "What the path will find known", images=["inspect", 1]),
+    }  # fmt: skip
+    return models() | world | loop(["edit", 0]) | finish(["end", 0]) | save_memory(["end", 0])
 
 
 def with_adapter(graph: dict[str, dict], branch: str, lora: str, layout: str, **settings) -> dict[str, dict]:
@@ -137,14 +180,14 @@ def with_adapter(graph: dict[str, dict], branch: str, lora: str, layout: str, **
 
 def mirage_adapter() -> dict[str, dict]:
     return with_adapter(
-        long_flight(), "mirage_side_branch.safetensors", "mirage_lora.safetensors", "from the file", cfg=1.0, steps=20
+        loop_flight(), "mirage_side_branch.safetensors", "mirage_lora.safetensors", "from the file", cfg=1.0, steps=20
     )
 
 
 def spatia_weights() -> dict[str, dict]:
     """Spatia's public weights remember colours, not latents, and read a rendered hole map beside the view."""
     graph = with_adapter(
-        long_flight(), "control_weight_8500.safetensors", "lora_weights_10000.safetensors", "view + hole map (96)",
+        loop_flight(), "control_weight_8500.safetensors", "lora_weights_10000.safetensors", "view + hole map (96)",
         cfg=3.5, steps=40, references=7,
     )  # fmt: skip
     graph["init"]["inputs"] |= {"kind": "rgb", "cell_rule": "center"}
@@ -195,10 +238,12 @@ def numbered(graph: dict[str, dict]) -> dict[str, dict]:
 WORKFLOWS = {
     "first_flight": first_flight,
     "long_flight": long_flight,
+    "second_shot": second_shot,
     "mirage_adapter": mirage_adapter,
     "spatia_weights": spatia_weights,
     "stand_in_first_flight": lambda: stand_in(first_flight()),
     "stand_in_long_flight": lambda: stand_in(long_flight()),
+    "stand_in_second_shot": lambda: stand_in(second_shot()),
 }
 
 

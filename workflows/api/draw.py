@@ -12,7 +12,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from build import first_flight, long_flight, mirage_adapter, numbered, spatia_weights
+from build import first_flight, long_flight, mirage_adapter, numbered, second_shot, spatia_weights
 from playwright.sync_api import sync_playwright
 
 WORKFLOWS = Path(__file__).parents[1]
@@ -25,14 +25,36 @@ MODELS = {
     "vae": ("vae", f"{WAN22}/vae/wan2.2_vae.safetensors"),
     "depth": ("geometry_estimation", f"{MOGE}/moge_2_vitl_normal_fp16.safetensors"),
 }
-NOTE = """**{title}**
+NOTE = """# {title}
 
-1. Load the models in the green group (the links of missing files open in the Model panel): Wan2.2 TI2V 5B, its VAE, the umt5 text encoder, a MoGe depth model.
-2. Choose your picture and a camera path. 33 frames are one segment, every further segment adds 32.
-3. Look at the blue/red overlay of Dynamic/Sky Mask: what keeps its colours will be remembered.
-4. Run. Each segment reads the memory, films, and writes what is new. Press Cancel at any time.
+{steps}
 
-No MoGe file? Put Simple Depth in its place. More help: the i button of every Mirage node."""
+**No MoGe file?** Put Simple Depth in its place. Every Mirage node has more help behind its **i** button."""
+PICTURE_STEPS = """1. **Models** (green): the links of missing files open in the Model panel. Wan2.2 TI2V 5B, its VAE, the umt5 text encoder, a MoGe depth model.
+2. **Your picture and the camera** (blue): choose the picture and a move. 33 frames are one segment, each further segment adds 32. Run once, then *Edit path in the scene* shows the path in your picture.
+3. **What may be remembered**: look at the colours on Dynamic/Sky Mask. Green is remembered; sky (blue), movers (red) and doubts (amber) are not. Its sliders change it at once, without running anything.
+4. **Run.** Each segment reads the memory, films, and writes what it saw for the first time."""
+WORLD_STEPS = """1. **Film long_flight once**: its Save Memory keeps the world as `world_00001`. Press **R**, and choose the newest one in *Yesterday's world*. A GPU is not needed to look at it.
+2. **A new path**: *place* says where the camera starts (0 the first picture of the old film, -1 its end). Keep the width and height of the old film.
+3. **Edit Memory** forgets here what the depth model was unsure of. To remove a thing, set *rule* to *box* and draw the box in the scene; to leave everything as it is, bypass the node (Ctrl+B).
+4. **Inspect Memory** shows the world from above, and how much of the new path is known before you film.
+5. **Run.** At the end the world is saved again, with what the new film has seen: `world_00002`."""
+LOOP_NOTE = """# When you stop, or change your mind
+
+**Cancel, crash, power cut:** queue again. Finished segments are reused, and the film goes on at the first one that is missing; Segment Loop End says which. The film in the output folder plays as far as it came.
+
+**Another prompt line, seed or path from segment k on:** only k and what follows is made again.
+
+**A longer film:** raise *length* on Camera Path; only the new segments are made.
+
+**Another picture, model, cfg or mask:** everything is made again, and the old film stays on disk.
+
+Prompts: one line per segment; the last one serves all that follow. The two Write Film nodes have the same settings: the first writes while you wait, the second hands on the finished film."""
+HAND_NOTE = """# When you stop, or change your mind
+
+Segments wired by hand are not kept on disk: after a cancel or a restart they are made again, save what ComfyUI's own cache still holds. For longer films open **long_flight**, which goes on where it stopped.
+
+A third segment: copy the nodes of segment 2, connect *memory* to Write Memory of segment 2, and raise *length* on Camera Path by 32."""
 Rooms = list[tuple[str, str, list[list[str]]]]
 
 
@@ -41,39 +63,44 @@ def segment_columns(p: str) -> list[list[str]]:
         [f"{p}view", f"{p}view_preview"],
         [f"{p}segment"],
         [f"{p}decode", f"{p}frames", f"{p}geometry"],
-        [f"{p}mask", f"{p}mask_preview"],
+        [f"{p}evidence", f"{p}mask"],
         [f"{p}write"],
+        [f"{p}written", f"{p}film"],
     ]
 
 
+MODEL_ROOM = ("Models", "#3f5f4a", [["model", "clip", "vae", "depth", "adapter", "negative"]])
 START: Rooms = [
-    ("Models", "#3f5f4a", [["model", "clip", "vae", "depth", "adapter", "negative"]]),
-    ("First picture and camera", "#3f4f6f", [["image", "path"], ["path_preview", "geometry"], ["mask", "mask_preview"], ["init"]]),
+    MODEL_ROOM,
+    ("First picture and camera", "#3f4f6f", [["image", "path_preview"], ["path"], ["geometry", "evidence"], ["mask"], ["mask_preview", "init"]]),
 ]  # fmt: skip
-FINISH = ("Film", "#5f4a6f", [["film", "save"], ["report", "sheet"], ["coverage"]])
+WORLD: Rooms = [
+    MODEL_ROOM,
+    ("Yesterday's world and a new path", "#3f4f6f", [["path"], ["path_preview", "world"], ["edit"], ["inspect"], ["known"]]),
+]  # fmt: skip
+LOOP = ("One segment, repeated by the loop", "#6f5a3f", [["start", "positive"], *segment_columns("each_"), ["end"]])
+FILM = ("Film", "#5f4a6f", [["film", "keep"], ["report", "sheet"], ["coverage"], ["revisit", "score"], ["pairs"]])
 ROOMS: dict[str, Rooms] = {
     "first_flight": [
         *START,
         ("Segment 1", "#6f5a3f", [["positive"], *segment_columns("first_")]),
         ("Segment 2", "#6f5a3f", segment_columns("second_")),
-        FINISH,
+        FILM,
     ],
-    "long_flight": [
-        *START,
-        ("One segment, repeated by the loop", "#6f5a3f", [["start", "positive"], *segment_columns("each_"), ["end"]]),
-        FINISH,
-    ],
+    "second_shot": [*WORLD, LOOP, FILM],
 }
-ROOMS |= {name: ROOMS["long_flight"] for name in ("mirage_adapter", "spatia_weights")}
+ROOMS |= {name: [*START, LOOP, FILM] for name in ("long_flight", "mirage_adapter", "spatia_weights")}
 GRAPHS = {
     "first_flight": first_flight,
     "long_flight": long_flight,
+    "second_shot": second_shot,
     "mirage_adapter": mirage_adapter,
     "spatia_weights": spatia_weights,
 }
 TITLES = {
     "first_flight": "First flight: two segments wired by hand",
     "long_flight": "Long flight: a loop over segments",
+    "second_shot": "Second shot: a new path through yesterday's world",
     "mirage_adapter": "Mirage adapter: a trained side branch and LoRA",
     "spatia_weights": "Spatia's public weights: a memory of colours",
 }
@@ -90,9 +117,14 @@ MORE = {
 
 **VRAM, calculated, not measured:** 9.3 GiB model + 2.6 GiB branch of 8 blocks + 1.1 GiB for 15,840 tokens (9 frames, 7 references, 2 preceding) = about 13 GiB in bf16. These weights were not at hand when this was made: the wiring is tested with tiny stand-ins.""",
 }
-ROWS = [["Models", "First picture and camera"], ["Segment 1", "Segment 2", "One segment, repeated by the loop", "Film"]]
+ROWS = [
+    ["Models", "First picture and camera", "Yesterday's world and a new path"],
+    ["Segment 1", "One segment, repeated by the loop"],
+    ["Segment 2"],
+    ["Film"],
+]
 
-LAY_OUT = """([rooms, rows, models, note]) => {
+LAY_OUT = """([rooms, rows, models, notes]) => {
   const graph = app.graph, byId = (id) => graph.getNodeById(id);
   let top = 0;
   for (const row of rows) {
@@ -104,7 +136,9 @@ LAY_OUT = """([rooms, rows, models, note]) => {
         for (const id of ids) {
           const node = byId(id), size = node.computeSize();
           node.size = [Math.max(size[0], 320), Math.max(size[1], node.size[1] < 2000 ? size[1] : 0)];
-          if (['PreviewImage', 'SaveImage', 'LoadImage', 'SaveVideo'].includes(node.type)) node.size = [340, 340];
+          if (['PreviewImage', 'SaveImage', 'LoadImage'].includes(node.type)) node.size = [340, 340];
+          if (node.type === 'MirageWriteFilm') node.size[1] += 240;  // the film plays on the node
+          if (node.type === 'PreviewAny') node.size = [420, 220];
           node.pos = [left + 30, y];
           y += node.size[1] + 70;
           width = Math.max(width, node.size[0]);
@@ -121,9 +155,13 @@ LAY_OUT = """([rooms, rows, models, note]) => {
     top = bottom + 80;
   }
   for (const [id, name, directory, url] of models) byId(id).properties.models = [{ name, url, directory }];
-  const text = LiteGraph.createNode('MarkdownNote');
-  text.pos = [-520, 0]; text.size = [460, 620]; text.widgets[0].value = note; text.title = 'How to fly';
-  graph.add(text);
+  let y = 0;
+  for (const [title, height, value] of notes) {
+    const text = LiteGraph.createNode('MarkdownNote');
+    text.pos = [-620, y]; text.size = [560, height]; text.widgets[0].value = value; text.title = title;
+    graph.add(text);
+    y += height + 60;
+  }
   return JSON.stringify(graph.serialize());
 }"""
 
@@ -157,8 +195,12 @@ def draw(page, name: str) -> None:
         for title, color, columns in ROOMS[name]
     ]
     models = [[numbers[node], url.rsplit("/", 1)[1], directory, url] for node, (directory, url) in MODELS.items()]
-    note = NOTE.format(title=TITLES[name]) + MORE.get(name, "")
-    drawn = json.loads(page.evaluate(LAY_OUT, [rooms, ROWS, models, note]))
+    steps = WORLD_STEPS if name == "second_shot" else PICTURE_STEPS
+    notes = [
+        ["How to fly", 620, NOTE.format(title=TITLES[name], steps=steps) + MORE.get(name, "")],
+        ["If you stop", 460, HAND_NOTE if name == "first_flight" else LOOP_NOTE],
+    ]
+    drawn = json.loads(page.evaluate(LAY_OUT, [rooms, ROWS, models, notes]))
     for group in drawn.get("groups", []):
         group.pop("mirageRow", None)
     (WORKFLOWS / f"{name}.json").write_text(json.dumps(drawn, indent=1) + "\n")
