@@ -25,9 +25,15 @@ def test_workflow_opens_without_missing_nodes_and_sends_its_api_form(canvas, fro
     canvas.load(workflow)
     missing = canvas.page.evaluate("() => app.graph.nodes.filter(node => node.has_errors && !node.type).length")
     assert missing == 0
-    sent = [node["class_type"] for node in canvas.prompt().values()]
-    expected = json.loads((WORKFLOWS / "api" / workflow.name).read_text())
-    assert sorted(sent) == sorted(node["class_type"] for node in expected.values())
+    sent, expected = canvas.prompt(), json.loads((WORKFLOWS / "api" / workflow.name).read_text())
+    assert sorted(sent) == sorted(expected)
+    for key, node in expected.items():
+        inputs = sent[key]["inputs"]
+        assert sent[key]["class_type"] == node["class_type"]
+        # What the API form leaves out has a default; a link that it does not know would be a wrong wire.
+        more = {name: value for name, value in inputs.items() if name not in node["inputs"]}
+        assert node["inputs"] == {name: inputs.get(name) for name in node["inputs"]}, node["class_type"]
+        assert not [name for name, value in more.items() if isinstance(value, list)], node["class_type"]
     canvas.screenshot(f"{workflow.stem}_{frontend}")
 
 
@@ -42,10 +48,33 @@ def test_run_button_makes_a_film_after_a_value_was_changed(canvas, client, front
     canvas.press_run()
     outputs = wait_for_outputs(client, before)
     films = [file for made in outputs.values() for file in made_files(made) if file["filename"].endswith(".mp4")]
-    assert len(films) == 1, outputs
+    assert len({film["filename"] for film in films}) == 1, "the loop and what follows it write one film"
     assert len(client.fetch(films[0])) > 1000
     canvas.page.wait_for_timeout(1000)  # the pictures arrive in the nodes
     canvas.screenshot(f"film_made_{frontend}")
+
+
+def test_a_film_stopped_in_segment_two_and_run_again_reuses_segment_one(canvas, client, frontend):
+    canvas.load_api(WORKFLOWS / "api" / "stand_in_long_flight.json")
+    for name, value in {"length": 65, "width": 64, "height": 64}.items():
+        canvas.set_widget("MirageCameraPath", name, value)
+    canvas.set_widget("MirageGenerateSegment", "steps", 60)
+    canvas.set_widget("MirageLoopStart", "run", f"stopped_{frontend}")
+    canvas.page.evaluate("""() => {
+        window.told = []
+        app.api.addEventListener('progress_text', event => told.push(event.detail.text))
+    }""")
+    canvas.press_run()
+    canvas.page.wait_for_function("told.some(text => text.startsWith('segment 2/2, step'))", timeout=120000)
+    canvas.page.evaluate("() => app.extensionManager.command.execute('Comfy.Interrupt')")
+    wait_until_idle(client)
+    assert not any("segment 2/2, step 60" in text for text in canvas.page.evaluate("told"))
+    before = set(client.get("/history"))
+    canvas.press_run()
+    outputs = wait_for_outputs(client, before)
+    assert "reused 1, rendering 2" in canvas.page.evaluate("told")
+    films = [file for made in outputs.values() for file in made_files(made) if file["filename"].endswith(".mp4")]
+    assert len({film["filename"] for film in films}) == 1, "it went on in the film that was begun"
 
 
 def test_an_error_of_a_node_inside_the_loop_is_shown_with_segment_and_node(canvas, tmp_path):
@@ -63,6 +92,13 @@ def test_an_error_of_a_node_inside_the_loop_is_shown_with_segment_and_node(canva
     shown = canvas.page.get_by_text("Segment 1, Frames for Depth")
     shown.wait_for(timeout=90000)
     assert shown.count() == 1
+
+
+def wait_until_idle(client, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while client.get("/queue")["queue_running"]:
+        assert time.monotonic() < deadline, f"the server was still busy {seconds:.0f} s after the interrupt"
+        time.sleep(0.1)
 
 
 def wait_for_outputs(client, before: set[str], seconds: float = 120) -> dict:

@@ -145,7 +145,7 @@ def test_an_error_in_the_loop_names_the_segment_and_the_node(client, picture):
     prompt = flight("stand_in_long_flight", LoadImage={"image": picture})
 
     prompt[of_type(prompt, "MirageWriteMemory")]["inputs"]["geometry"] = [of_type(prompt, "MirageSimpleDepth"), 0]
-    with pytest.raises(PromptFailed, match="segment 1/2, Write Memory: There are 1 depth maps"):
+    with pytest.raises(PromptFailed, match="segment 1/2, Write Memory: The depth map is"):
         client.run(prompt)
 
 

@@ -121,5 +121,5 @@ def test_a_file_outside_the_input_folder_is_refused_before_anything_runs(client)
         "load": node("MirageLoadCameraPath", **load),
         "report": node("SaveText", text=["load", 1], filename_prefix="report", format="txt"),
     }
-    with pytest.raises(PromptRefused, match="outside of ComfyUI's input folder"):
+    with pytest.raises(PromptRefused, match=r"is no file name .* ComfyUI's input folder"):
         client.run(prompt)
