@@ -244,6 +244,7 @@ def train(run: Run, clips: Path, held_out: Path | None, *, latents_per_step: int
         model.set_depth(depth)
         if step == GROW_AT[0]:
             model.spread_stills()
+            training.restart_average()
         frames = reader.read() if depth else reader.pictures(STILL_BATCH * latents_per_step)
         moved = len(frames) // 3 if step >= WARP_FROM else 0
         loss, figures = training_loss(model, frames.to(run.device), moved=moved, is_still=depth == 0)

@@ -57,7 +57,7 @@ class Training:
         rate: float,
         decay_steps: int = 2000,
         warmup: int = 100,
-        average: float = 0.998,
+        average: float = 0.995,
         shares: Mapping[str, float] | None = None,
         is_orthogonal: bool = False,
     ) -> None:
@@ -118,6 +118,12 @@ class Training:
                 for name, one in self.parameters.items():
                     self.averages[name].lerp_(one, 1 - share)
         self.run.log.append({"step": step, "loss": value, **figures})
+
+    def restart_average(self) -> None:
+        """Forget the average: for weights that were changed by hand."""
+        with torch.no_grad():
+            for name, one in self.parameters.items():
+                self.averages[name].copy_(one)
 
     def averaged(self) -> dict[str, torch.Tensor]:
         """The averaged weights by name, fp32, with all other tensors of the model's state dict."""
