@@ -306,7 +306,7 @@ def main() -> None:
     if options.stage == "lora":
         trained = load_branch(asked.branch or asked.folder.parent / "branch/nano_branch.safetensors", adapter.sizes)
         adapter.use(trained)
-    training = Training(adapter, run, rate=options.rate)
+    training = Training(adapter, run, rate=options.rate, warmup=50, decay_steps=4000)
     codec = Codec(asked.autoencoder, run.device)
     films, _ = shelves(codec, asked)
     note = {"mirage.autoencoder": codec.stamp, "mirage.trained_with": json.dumps(asdict(options))}

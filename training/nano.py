@@ -210,7 +210,7 @@ def main() -> None:
     run = asked_run(asked)
     sizes = WanSizes(dim=asked.dim, ffn_dim=4 * asked.dim, heads=max(1, asked.dim // 128), layers=asked.layers)
     nano = Nano(NanoOptions(sizes, batch=asked.batch, rate=asked.rate))
-    training = Training(nano, run, rate=asked.rate)
+    training = Training(nano, run, rate=asked.rate, warmup=50, decay_steps=4000)
     codec = Codec(asked.autoencoder, run.device)
     films, held_out = shelves(codec, asked)
     note = {"mirage.autoencoder": codec.stamp, "mirage.trained_with": json.dumps(asdict(nano.options))}
