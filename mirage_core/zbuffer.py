@@ -41,6 +41,10 @@ _WINDOWS = (1, 3, 6, _REACH)  # cells around a point's own, of which a patch of 
 # depth models can tell, and a point that falls into a cell is the better sample of it.
 _ELSEWHERE = 1.05
 _NO_BAR = 1e30  # inverse depth that nothing exceeds
+# A surface seen from behind hides what is beyond it, and what it looks like from there nobody has seen. The front of a
+# thin wall must lose against its back, as far as these can be told apart.
+_FROM_BEHIND = 1.1
+_EDGE_ON = 0.1  # cosine up to which the side a surface is seen from is left open: normals are no better than depth
 _WORTH_PICKING = 0.75  # of a chunk's tiles
 _SLACK = 1e-4  # for the rounding of bars; much less than a depth step
 
@@ -91,7 +95,7 @@ class _Patches:
     """Patches as one camera sees them, each [m]: image position in cells, depth, and the planes they lie on.
 
     The ray through (x, y) meets the plane at the depth z / ratio with ratio = 1 + (x - u) tilt_u + (y - v) tilt_v.
-    On the patch itself the ratio is between `low` and `high`.
+    On the patch itself the ratio is between `low` and `high`. `weight` is 1, or _FROM_BEHIND for what shows its back.
     """
 
     u: torch.Tensor
@@ -101,6 +105,7 @@ class _Patches:
     tilt_v: torch.Tensor
     low: torch.Tensor
     high: torch.Tensor
+    weight: torch.Tensor
 
     @staticmethod
     def of(position: Vector, normal: Vector, reach: torch.Tensor) -> _Patches:
@@ -108,7 +113,8 @@ class _Patches:
         (u, v, z), (normal_u, normal_v, normal_z) = position, normal
         facing = (u * normal_u).add_(v * normal_v).add_(normal_z).add_(1e-30)  # never 0: edge-on, its ends decide
         least = torch.maximum(z - reach, z / 16)  # a patch through the camera's own plane would be behind it
-        return _Patches(u, v, z, normal_u / facing, normal_v / facing, z / (z + reach), z / least)
+        weight = (facing < -_EDGE_ON).to(z.dtype).mul_(_FROM_BEHIND - 1).add_(1)
+        return _Patches(u, v, z, normal_u / facing, normal_v / facing, z / (z + reach), z / least, weight)
 
     def __getitem__(self, chosen: torch.Tensor) -> _Patches:
         return _Patches(*(value.index_select(0, chosen) for value in vars(self).values()))
@@ -173,8 +179,10 @@ def project(memory: LatentMemory, cameras: Cameras, size: tuple[int, int]) -> Me
     of 0.8 to 1.6 %. Within a step the point nearest to the cell's centre shows, then the one with the lowest index;
     distance is the greater of that in columns and that in rows. In cells that a point does not fall in it counts as
     5 % farther: there a patch closes holes and hides what is clearly behind it, and leaves its own surface to the
-    points that were sampled there. Where the ray through the centre of a point's own cell misses its patch, the depth
-    is that of the patch's plane, at most as much before or behind the point as the patch's corners are away from it.
+    points that were sampled there. A patch that would show its back leaves the cell unknown, but hides what is behind
+    it; it counts as 10 % farther, so that the other side of a thin wall shows once that has been seen. Where the ray
+    through the centre of a point's own cell misses its patch, the depth is that of the patch's plane, at most as much
+    before or behind the point as the patch's corners are away from it.
     The result is the same for any thread count, and for any order of points that are not tied in both.
 
     Besides the result and MemoryBlock.tiles this needs 1 byte per camera and TILE points, 8 bytes per camera and cell,
@@ -212,7 +220,7 @@ def _draw_patches(canvas: _Canvas, frame: int, chunk: TileChunk, matrix: torch.T
     column, row = patches.u.floor(), patches.v.floor()
     step_u, step_v = (column + 0.5).sub_(patches.u), (row + 0.5).sub_(patches.v)
     ratio, place = patches.ratio(step_u, step_v), canvas.place(column, row)
-    canvas.draw(frame, place, _nearness(patches.depth(ratio), step_u, step_v), index)
+    canvas.draw(frame, place, _nearness(patches.depth(ratio).mul_(patches.weight), step_u, step_v), index)
     if len(index) > canvas.rows * canvas.columns:  # fewer leave so many cells open that the bars would not pay
         length = _cells_per_length(matrix, canvas)
         chosen = _may_show(patches, place, canvas.bars(frame), length).nonzero()[:, 0]
@@ -267,7 +275,7 @@ def _spread(canvas: _Canvas, frame: int, patches: _Patches, sides: Vector, index
         row = first_row.index_select(0, owner).add_(down).to(u.dtype)
         ones = patches[owner]
         step_u, step_v = (column + 0.5).sub_(ones.u), (row + 0.5).sub_(ones.v)
-        depth = ones.depth(ones.ratio(step_u, step_v)).mul_(_ELSEWHERE)
+        depth = ones.depth(ones.ratio(step_u, step_v)).mul_(ones.weight).mul_(_ELSEWHERE)
         near, place = _nearness(depth, step_u, step_v), canvas.place(column, row)
         best = (canvas.keys[frame] >> _INDEX_BITS).int().index_select(0, place)
         nearer = (near <= best).nonzero()[:, 0]
@@ -396,12 +404,17 @@ def _view(
     if len(place):
         latents.index_copy_(0, place, _rows(memory, "latents", winner).to(latents_type))
         points = _at(place, _rows(memory, "points", winner).double(), frames * cells)
-        sides = _at(place, planes(_rows(memory, "sides", winner).double()), frames * cells) if at_cell_center else None
+        plane = _at(place, planes(_rows(memory, "sides", winner).double()), frames * cells) if at_cell_center else None
         for frame, matrix in enumerate(matrices):
             cut = slice(frame * cells, (frame + 1) * cells)
             u, v, z = image_positions(points[:, cut], matrix)
-            if sides is not None:
-                z = _depth_at_centers((u, v, z), sides[:, cut], matrix, size)
+            if plane is not None:
+                normal = _turned(plane[:3, cut], torch.linalg.inv(matrix[:, :3]).T)
+                patches = _Patches.of((u, v, z), normal, plane[3, cut])
+                z = _depth_at_centers(patches, size)
+                is_back = (patches.weight > 1).logical_and_(index[frame] >= 0)
+                index[frame, is_back] = -1
+                latents[cut][is_back] = 0
             depth[cut] = torch.where(index[frame] >= 0, z, 0.0).to(depth_type)
     shape = (frames, *size)
     return MemoryView(
@@ -412,13 +425,9 @@ def _view(
     )
 
 
-def _depth_at_centers(
-    position: Vector, plane: torch.Tensor, matrix: torch.Tensor, size: tuple[int, int]
-) -> torch.Tensor:
-    """[cells] depth of patches [4 cells] (see planes()) on the rays through the cells' centres."""
-    normal = _turned(plane[:3], torch.linalg.inv(matrix[:, :3]).T)
-    patches = _Patches.of(position, normal, plane[3])
-    row, column = torch.meshgrid(*(torch.arange(n, device=plane.device) + 0.5 for n in size), indexing="ij")
+def _depth_at_centers(patches: _Patches, size: tuple[int, int]) -> torch.Tensor:
+    """[cells] depth of patches, one per cell, on the rays through the cells' centres."""
+    row, column = torch.meshgrid(*(torch.arange(n, device=patches.u.device) + 0.5 for n in size), indexing="ij")
     return patches.depth(patches.ratio(column.flatten() - patches.u, row.flatten() - patches.v))
 
 

@@ -126,13 +126,44 @@ def brute_force_index(memory: LatentMemory, cameras: Cameras, size: tuple[int, i
             is_near_image = (u >= -8) & (u < size[1] + 8) & (v >= -8) & (v < size[0] + 8)
             is_own = (u.floor() == column) & (v.floor() == row)
             is_on = ((a.abs() <= 0.5625) & (b.abs() <= 0.5625)) | is_own
+            is_back = facing < -0.1
+            depth = torch.where(is_back, depth * 1.1, depth)
             depth = torch.where(is_own, depth, depth * 1.05)
             step = depth.float().view(torch.int32) >> 17
             distance = torch.maximum((cx - u).abs(), (cy - v).abs()).float().view(torch.int32) >> 14
             candidates = (is_on & is_in_reach & is_near_image & (z > 0)).nonzero()[:, 0].tolist()
-            best.append(min(((int(step[i]), int(distance[i]), i) for i in candidates), default=None))
+            found = min(((int(step[i]), int(distance[i]), i) for i in candidates), default=None)
+            best.append(None if found is None or is_back[found[2]] else found)
         winners.append([-1 if one is None else one[2] for one in best])
     return torch.tensor(winners)
+
+
+def test_a_wall_seen_from_behind_is_unknown_and_hides_what_is_beyond_it():
+    grid = LatentGrid(channels=4)
+    latents = torch.ones(4, 1, *SIZE)
+    wall = lift(latents, torch.full((1, *SIZE), 2.0), ORIGIN, grid)
+    beyond = turned(180)
+    beyond[2, 3] = 3.0  # past the wall, looking back at it
+    beyond = ORIGIN.moved(beyond)
+    hidden = lift(latents * 5, torch.full((1, *SIZE), 4.0), beyond, grid)
+    memory = LatentMemory.empty(grid).extended(wall).extended(hidden)
+    view = project(memory, beyond, SIZE)
+    middle = (slice(None), slice(SIZE[0] // 3, 2 * SIZE[0] // 3), slice(SIZE[1] // 3, 2 * SIZE[1] // 3))
+    assert not view.is_covered[middle].any()
+    assert (view.latents[(slice(None), *middle)] == 0).all() and (view.depth[middle] == 0).all()
+
+
+def test_the_back_of_a_thin_wall_shows_once_it_has_been_seen():
+    grid = LatentGrid(channels=4)
+    latents = torch.ones(4, 1, *SIZE)
+    front = lift(latents, torch.full((1, *SIZE), 2.0), ORIGIN, grid)
+    beyond = turned(180)
+    beyond[2, 3] = 4.0
+    beyond = ORIGIN.moved(beyond)
+    back = lift(latents * 7, torch.full((1, *SIZE), 2.05), beyond, grid)  # noise: it lies before the front
+    memory = LatentMemory.empty(grid).extended(front).extended(back)
+    assert (project(memory, beyond, SIZE).latents == 7).all()
+    assert (project(memory, ORIGIN, SIZE).latents == 1).all()
 
 
 @pytest.mark.parametrize("rule", ["center", "corner"])
