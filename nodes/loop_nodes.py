@@ -52,7 +52,7 @@ class SegmentLoopStart(io.ComfyNode):
                     max=MAX_SEGMENTS,
                     tooltip="How many segments to make. 0 films the path to its end. A path shorter than this is an error.",
                 ),
-                io.Int.Input("seed", default=0, min=0, max=SEED_RANGE - 1, control_after_generate=True, tooltip="Seed of the first segment."),
+                io.Int.Input("seed", default=0, min=0, max=SEED_RANGE - 1, control_after_generate=io.ControlAfterGenerate.fixed, tooltip="Seed of the first segment. Another one makes the whole film again, so leave the control after it fixed while you resume."),
                 io.Combo.Input(
                     "seed_mode",
                     options=["increment", "fixed", "random"],

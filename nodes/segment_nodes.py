@@ -43,7 +43,7 @@ class GenerateSegment(io.ComfyNode):
                 io.Conditioning.Input("negative", tooltip="What it must not show. Only used when cfg is not 1."),
                 MirageView.Input("view", tooltip="From Project Memory."),
                 MirageMemory.Input("memory", tooltip="The memory that the view was made from."),
-                io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=True, tooltip="Noise of this segment. In a loop connect seed of Segment Loop Start."),
+                io.Int.Input("seed", default=0, min=0, max=2**64 - 1, control_after_generate=io.ControlAfterGenerate.fixed, tooltip="Noise of this segment. In a loop connect seed of Segment Loop Start."),
                 io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Sampling steps per segment."),
                 io.Float.Input("cfg", default=5.0, min=0.0, max=30.0, step=0.1, tooltip="How strictly the prompt is followed. 1 is twice as fast and ignores negative; Mirage adapters are made for 1."),
                 io.Combo.Input("sampler_name", options=[MIRAGE_SAMPLER, *comfy.samplers.SAMPLER_NAMES], default=MIRAGE_SAMPLER, tooltip="mirage_unipc is the sampler Mirage was released with; any sampler of the host works too."),

@@ -1,7 +1,7 @@
 """Draws the API workflows onto the canvas with the real frontend: python workflows/api/draw.py SERVER_URL.
 
 Writes workflows/<name>.json. Needs playwright, Chromium and a running ComfyUI that has this pack. The thumbnails come
-from a film: python workflows/api/pictures.py FILM.
+from films: python workflows/api/pictures.py.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ LOOP_NOTE = """# When you stop, or change your mind
 **A longer film:** raise *length* on Camera Path; only the new segments are made.
 
 **Another picture, model, cfg or mask:** everything is made again, and the old film stays on disk.
+
+**Another film of the same path:** change *seed* on Segment Loop Start. The control under it is *fixed*: a seed that changes by itself would make every run a new film.
 
 Prompts: one line per segment; the last one serves all that follow. The two Write Film nodes have the same settings: the first writes while you wait, the second hands on the finished film."""
 HAND_NOTE = """# When you stop, or change your mind
@@ -154,6 +156,9 @@ LAY_OUT = """([rooms, rows, models, notes]) => {
     for (const group of graph._groups.filter((group) => group.mirageRow === row.join())) group.size = [group.size[0], bottom - top];
     top = bottom + 80;
   }
+  // A new seed makes every segment anew: nothing would be reused after a cancel.
+  const widgets = graph.nodes.flatMap((node) => node.widgets ?? []);
+  for (const widget of widgets) if (widget.name === 'control_after_generate') widget.value = 'fixed';
   for (const [id, name, directory, url] of models) byId(id).properties.models = [{ name, url, directory }];
   let y = 0;
   for (const [title, height, value] of notes) {
@@ -198,7 +203,7 @@ def draw(page, name: str) -> None:
     steps = WORLD_STEPS if name == "second_shot" else PICTURE_STEPS
     notes = [
         ["How to fly", 620, NOTE.format(title=TITLES[name], steps=steps) + MORE.get(name, "")],
-        ["If you stop", 460, HAND_NOTE if name == "first_flight" else LOOP_NOTE],
+        ["If you stop", 540, HAND_NOTE if name == "first_flight" else LOOP_NOTE],
     ]
     drawn = json.loads(page.evaluate(LAY_OUT, [rooms, ROWS, models, notes]))
     for group in drawn.get("groups", []):

@@ -1,4 +1,7 @@
-"""The README's picture and the workflows' thumbnails from a film of 97 frames: python workflows/api/pictures.py FILM."""
+"""The README's picture and the workflows' thumbnails from two films of 97 frames.
+
+python workflows/api/pictures.py FILM SECOND_SHOT: films of stand_in_long_flight, and of stand_in_second_shot after it.
+"""
 
 from __future__ import annotations
 
@@ -54,6 +57,8 @@ def main() -> None:
     story(frames).save(WORKFLOWS / "flight.jpg", quality=85)
     for name, chosen in THUMBNAILS.items():
         mosaic(frames, chosen).save(WORKFLOWS / f"{name}.jpg", quality=82)
+    second = frames_of(sys.argv[2])
+    mosaic([frames[48], *second], (0, 1, 24, 49)).save(WORKFLOWS / "second_shot.jpg", quality=82)
 
 
 if __name__ == "__main__":
