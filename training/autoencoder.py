@@ -1,9 +1,10 @@
 """Train the autoencoder of the nano world on rendered clips: python -m training.autoencoder --clips FOLDER
 
-Every step: some clips are encoded; half of the latents are then warped (shifted, turned, scaled) and have to decode to
-the warped pictures, the others to the pictures themselves. Warping latents is what a memory does, so they must move as
-pictures do. Penalties hold mean, variance and correlation of the latents at those that Wan2.2's latents have, so that
-the host's own normalisation fits. The result is a file for the stock VAELoader.
+Single pictures come first, through a network without residual blocks, then clips, then one block after the other
+(GROW_AT). From WARP_FROM on a third of the latents are warped (shifted, turned, scaled) and have to decode to the warped
+pictures, the others to the pictures themselves. Warping latents is what a memory does, so they must move as pictures
+do. Penalties hold mean, variance and correlation of the latents at those that Wan2.2's latents have, so that the host's
+own normalisation fits. The result is a file for the stock VAELoader.
 """
 
 from __future__ import annotations
@@ -348,7 +349,7 @@ def main() -> None:
     parser.add_argument("--clips", type=Path, default=Path("output/nano/clips"), help="made by training.clip_pool")
     parser.add_argument("--held-out", type=Path, help="folder of held-out clips to measure on")
     parser.add_argument("--latents-per-step", type=int, help="6 on a CPU, 96 on a GPU")
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--rate", type=float, default=3e-3)
     add_arguments(parser, folder="output/nano/autoencoder")
     asked = parser.parse_args()
     run = asked_run(asked)

@@ -11,7 +11,6 @@ measuring.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 
@@ -71,7 +70,7 @@ def render_world(folder: Path, kind: str, seed: int, *, flights: int, frames: in
         flight = random_flight(world, index, frames=frames, image_size=(size, size))
         shown = world if (seed + index) % 2 else world.still
         rendered = shown.render(flight.cameras, flight.times, supersampling=2)
-        note = {"world": kind, "seed": str(seed), "flight": flight.name, "path": json.dumps(flight.path.to_json())}
+        note = {"world": kind, "seed": str(seed), "flight": flight.name, "path": flight.path.to_json()}
         write_clip(path, rendered, note)
 
 
