@@ -1,7 +1,7 @@
 """Train the autoencoder of the nano world on rendered clips: python -m training.autoencoder --clips FOLDER
 
 Single pictures come first, through a network without residual blocks, then clips, then one block after the other
-(GROW_AT). From WARP_FROM on a third of the latents are warped (shifted, turned, scaled) and have to decode to the warped
+(GROW_AT). From WARP_FROM on a third of the latents are warped (shifted, turned, scaled) and must decode to the warped
 pictures, the others to the pictures themselves. Warping latents is what a memory does, so they must move as pictures
 do. Penalties hold mean, variance and correlation of the latents at those that Wan2.2's latents have, so that the host's
 own normalisation fits. The result is a file for the stock VAELoader.
