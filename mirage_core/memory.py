@@ -76,30 +76,33 @@ class MemoryBlock:
 
     @cached_property
     def tiles(self) -> PointTiles:
-        """The points again, sorted in space; made when first asked for, and kept: 60 bytes per point in float32."""
+        """The points again, sorted in space; made when first asked for, and kept: 44 bytes per point in half
+        precision, 56 in float32."""
         n = len(self)
         order = _spatial_order(self.points)
         # The last tile is filled up with its last point: drawn twice, a point shows as it does drawn once.
         order = torch.cat([order, order[-1:].expand(-n % TILE)])
-        points, sides = self.points[order], self.sides[order].to(self.points.dtype)
-        values = torch.cat([points, planes(sides), sides.flatten(1)], dim=1).T.contiguous().view(13, -1, TILE)
+        points, sides = self.points[order], self.sides[order]
+        values = torch.cat([points, planes(sides.to(points.dtype))], dim=1).T.contiguous().view(7, -1, TILE)
+        sides = sides.flatten(1).T.contiguous().view(6, -1, TILE)
         low, high = values[:3].amin(-1).double(), values[:3].amax(-1).double()
         # No patch reaches farther than its longer side, and a float32 box may be a rounding short of its points.
         radii = ((high - low).norm(dim=0) / 2 + 1.25 * self.footprints[order].to(low).view(-1, TILE).amax(1)) * 1.001
-        return PointTiles(values, order.view(-1, TILE), (low + high).T / 2, radii)
+        return PointTiles(values, sides, order.view(-1, TILE).int(), (low + high).T / 2, radii)
 
 
 @dataclass(frozen=True)
 class PointTiles:
     """Points of a block in tiles of TILE neighbours, so that most of what a camera does not see is skipped unread.
 
-    values: [13 tiles TILE] x, y, z of the point, of its patch's normal, the patch's reach (see planes()), then x, y, z
-        of its first side and of its second side.
-    index: [tiles TILE] int64, rows of the block.
+    values: [7 tiles TILE] x, y, z of the point, of its patch's normal, the patch's reach (see planes()).
+    sides: [6 tiles TILE] x, y, z of the patch's first side and of its second, in the block's own precision.
+    index: [tiles TILE] int32, rows of the block.
     centers: [tiles 3] and radii: [tiles] float64, spheres around the patches of a tile.
     """
 
     values: torch.Tensor
+    sides: torch.Tensor
     index: torch.Tensor
     centers: torch.Tensor
     radii: torch.Tensor

@@ -53,7 +53,7 @@ def visible_voxels(
     # They have the cell rule folded in; this test is on coordinates without it.
     matrices[:, :2] -= (0.5 - memory.grid.cell_offset) * matrices[:, 2:]
     is_seen = torch.zeros(len(cameras), len(places), dtype=torch.uint8, device=places.device)
-    for chunk in tiles_in_sight(memory, matrices, size, fields=3):
+    for chunk in tiles_in_sight(memory, matrices, size, only_points=True):
         place = place_of_point[chunk.index]
         for frame, (matrix, in_sight) in enumerate(zip(matrices, chunk.in_sight, strict=True)):
             tiles = in_sight.nonzero()[:, 0]

@@ -73,11 +73,12 @@ class MemoryView:
 
 @dataclass(frozen=True)
 class TileChunk:
-    """Tiles of several blocks. values: [fields tiles TILE].  index: [tiles TILE] of points in the memory.
-    in_sight: [frames tiles] bool.
+    """Tiles of several blocks. values: [fields tiles TILE] and sides [6 tiles TILE]: see PointTiles; sides are None if
+    only points were asked for.  index: [tiles TILE] of points in the memory.  in_sight: [frames tiles] bool.
     """
 
     values: torch.Tensor
+    sides: torch.Tensor | None
     index: torch.Tensor
     in_sight: torch.Tensor
 
@@ -87,7 +88,8 @@ class TileChunk:
         if len(tiles) > _WORTH_PICKING * len(self.index):
             return self
         values = torch.stack([field.index_select(0, tiles) for field in self.values])
-        return TileChunk(values, self.index.index_select(0, tiles), self.in_sight[:, tiles])
+        sides = None if self.sides is None else self.sides.index_select(1, tiles)
+        return TileChunk(values, sides, self.index.index_select(0, tiles), self.in_sight[:, tiles])
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,7 @@ def project_points(memory: LatentMemory, cameras: Cameras, size: tuple[int, int]
     it leaves to chance decided.
     """
     matrices, canvas = _prepared(memory, cameras, size)
-    for chunk in tiles_in_sight(memory, matrices, size, fields=3):
+    for chunk in tiles_in_sight(memory, matrices, size, only_points=True):
         for frame, matrix in enumerate(matrices):
             seen = chunk.seen_by(frame)
             u, v, z = image_positions(seen.values.flatten(1), matrix)
@@ -215,8 +217,9 @@ def project_points(memory: LatentMemory, cameras: Cameras, size: tuple[int, int]
 def _draw_patches(canvas: _Canvas, frame: int, chunk: TileChunk, matrix: torch.Tensor) -> None:
     """Every point in its own cell first; then, in other cells, the patches that are not sure to be hidden there."""
     seen = chunk.seen_by(frame)
-    values, index = seen.values.flatten(1), seen.index.flatten()
-    patches = _patches(values[:7], matrix, (canvas.rows, canvas.columns))
+    assert seen.sides is not None
+    index, sides = seen.index.flatten(), seen.sides.flatten(1)
+    patches = _patches(seen.values.flatten(1), matrix, (canvas.rows, canvas.columns))
     column, row = patches.u.floor(), patches.v.floor()
     step_u, step_v = (column + 0.5).sub_(patches.u), (row + 0.5).sub_(patches.v)
     ratio, place = patches.ratio(step_u, step_v), canvas.place(column, row)
@@ -224,11 +227,10 @@ def _draw_patches(canvas: _Canvas, frame: int, chunk: TileChunk, matrix: torch.T
     if len(index) > canvas.rows * canvas.columns:  # fewer leave so many cells open that the bars would not pay
         length = _cells_per_length(matrix, canvas)
         chosen = _may_show(patches, place, canvas.bars(frame), length).nonzero()[:, 0]
-        patches, index, values = patches[chosen], index.index_select(0, chosen), values[7:].index_select(1, chosen)
-    else:
-        values = values[7:]
+        patches, index, sides = patches[chosen], index.index_select(0, chosen), sides.index_select(1, chosen)
     if len(index):
-        turned = (*_turned(values[:3], matrix), *_turned(values[3:], matrix))
+        sides = sides.to(seen.values.dtype)
+        turned = (*_turned(sides[:3], matrix), *_turned(sides[3:], matrix))
         _spread(canvas, frame, patches, turned, index)
 
 
@@ -367,9 +369,9 @@ def _in_sight(
 
 
 def tiles_in_sight(
-    memory: LatentMemory, matrices: torch.Tensor, size: tuple[int, int], fields: int = 13
+    memory: LatentMemory, matrices: torch.Tensor, size: tuple[int, int], *, only_points: bool = False
 ) -> Iterator[TileChunk]:
-    """The tiles that some camera may see, at most _CHUNK at a time, with the first `fields` of their values."""
+    """The tiles that some camera may see, at most _CHUNK at a time; only x, y, z of their points if so asked."""
     if not memory.blocks or not len(matrices):
         return
     tiles = [block.tiles for block in memory.blocks]
@@ -379,14 +381,17 @@ def tiles_in_sight(
     firsts = [0, *torch.tensor([len(block) for block in memory.blocks]).cumsum(0).tolist()]
     for chosen in in_sight.any(dim=0).nonzero()[:, 0].split(_CHUNK):
         cuts = [0, *torch.searchsorted(chosen, ends.to(chosen.device)).tolist()]
-        values, index = [], []
+        values, sides, index = [], [], []
         for one, end, first, start, stop in zip(tiles, ends.tolist(), firsts, cuts, cuts[1:], strict=False):
             if stop > start:
                 rows = chosen[start:stop] - (end - len(one.radii))
-                values.append(one.values[:fields].index_select(1, rows))
-                index.append(one.index.index_select(0, rows) + first)
+                values.append(one.values[: 3 if only_points else 7].index_select(1, rows))
+                if not only_points:
+                    sides.append(one.sides.index_select(1, rows))
+                index.append(one.index.index_select(0, rows).long() + first)
         if values:
-            yield TileChunk(torch.cat(values, dim=1), torch.cat(index), in_sight[:, chosen])
+            joined = torch.cat(sides, dim=1) if sides else None
+            yield TileChunk(torch.cat(values, dim=1), joined, torch.cat(index), in_sight[:, chosen])
 
 
 def _view(
