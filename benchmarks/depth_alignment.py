@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.reporting import best_milliseconds, print_table, save_results
-from mirage_core.alignment import DEPTH_KINDS, align_depth
+from mirage_core.alignment import DEPTH_KINDS, DepthKind, align_depth
 from mirage_core.anchors import anchors
 from mirage_core.camera import Cameras, pinhole_intrinsics
 from mirage_core.depth import latent_depth
@@ -135,7 +135,7 @@ def time_rows() -> list[dict]:
     for kind in DEPTH_KINDS:
         fit = align_depth(noisy, known.depth, view.is_covered, kind=kind, weights=known.weights)
 
-        def work(kind=kind) -> None:
+        def work(kind: DepthKind = kind) -> None:
             align_depth(noisy, known.depth, view.is_covered, kind=kind, weights=known.weights)
 
         def full(fit=fit) -> None:

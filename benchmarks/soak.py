@@ -21,9 +21,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from tests.real_host.client import Client, Event
-from tests.real_host.resume import kept_files, loop_prompt
-from tests.real_host.server import running_server
+from tests.real_host.client import Client, Event  # pyright: ignore[reportMissingImports]
+from tests.real_host.resume import kept_files, loop_prompt  # pyright: ignore[reportMissingImports]
+from tests.real_host.server import running_server  # pyright: ignore[reportMissingImports]
 from training.stand_in.files import write_demo_models, write_test_models
 
 from .reporting import machine, print_table

@@ -72,7 +72,7 @@ def _shown_points(
     slope_u, slope_v = (_log_slope(front, dim).flatten(1) for dim in (2, 1))
     front = front.flatten(1)
     found: list[list[tuple[torch.Tensor, ...]]] = [[] for _ in matrices]
-    for chunk in tiles_in_sight(memory, matrices, (rows, columns), fields=3):
+    for chunk in tiles_in_sight(memory, matrices, (rows, columns), only_points=True):
         for frame, (matrix, in_sight) in enumerate(zip(matrices, chunk.in_sight, strict=True)):
             tiles = in_sight.nonzero()[:, 0]
             values = [field.index_select(0, tiles).flatten() for field in chunk.values]
