@@ -206,6 +206,9 @@ def stand_in(graph: dict[str, dict]) -> dict[str, dict]:
             graph[name] = node("MirageStandInText", one["_meta"]["title"], text=inputs["text"], width=64)
         elif one["class_type"] == "MoGeInference":
             graph[name] = simple_depth(inputs["image"], graph, name)
+        elif one["class_type"] == "MirageSceneEvidence":
+            # A stand-in film is grey where it is new: no texture by which to tell what moves, at 60 % of the demo's time.
+            graph[name] = one | {"inputs": {key: inputs[key] for key in ("images", "geometry")}}
         elif one["class_type"] == "MirageGenerateSegment":
             inputs |= {"steps": 8, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "guide_until": 1.0}
     return graph
