@@ -261,9 +261,7 @@ class WriteMemory(io.ComfyNode):
                     lifted, how = re_encoded(memory, images, static_mask, vae), "re-encoded, "
                 shape = read_geometry(geometry)
                 alignment = alignment if align_depth else OFF
-                fitted = fitted_depth(
-                    memory, view, shape, static_mask, alignment=alignment, refine_poses=refine_poses
-                )
+                fitted = fitted_depth(memory, view, shape, static_mask, alignment=alignment, refine_poses=refine_poses)
                 written = written_segment(
                     memory,
                     lifted,

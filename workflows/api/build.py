@@ -208,7 +208,7 @@ def stand_in(graph: dict[str, dict]) -> dict[str, dict]:
             graph[name] = simple_depth(inputs["image"], graph, name)
         elif one["class_type"] == "MirageSceneEvidence":
             # The room box is exact, so nothing in it is in doubt; and in a film that is grey where it is new there is
-            # no texture by which to tell what moves: the search for it took 60 % of the demo's time.
+            # no texture by which to tell what moves: the search for it took 60 % of a 50 s sample of a busy demo.
             graph[name] = one | {"inputs": {"images": inputs["images"]}}
         elif one["class_type"] == "MirageGenerateSegment":
             inputs |= {"steps": 8, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "guide_until": 1.0}
