@@ -325,6 +325,9 @@ def _restored(tree: Any, tensors: Mapping[Place, torch.Tensor], parts: Mapping[b
             raise ValueError(f"it holds a {str(tree['type'])[:40]}, which this code does not know")
         if kind is not Rollout and (part := parts.get(canonical(tree))) is not None:
             return part
+        known = {one.name for one in fields(kind)}
+        if unknown := [name for name in tree["fields"] if name not in known]:
+            raise ValueError(f"its {kind.__name__} has a field {unknown[0][:40]!a}, which this code does not know")
         return kind(**{name: restore(one) for name, one in tree["fields"].items()})
 
     return restore(tree)
