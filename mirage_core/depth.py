@@ -21,6 +21,7 @@ _MIN_WINDOW = 4  # pixels; a plane needs three points, and an edge some pixels o
 _FARTHEST = 1e18  # beyond, float32 loses the inverse
 _RIDGE = 1e-6  # keeps the slope across a one-pixel strip at 0 instead of undefined
 _STEEP = 0.04  # relative change of depth from cell to cell; a flatter ramp lies within 2 % of its two surfaces
+_SMOOTH = 0.01  # relative change of depth from pixel to pixel; smeared edges of depth models rise faster
 _GROWTH = (0.1, 0.03, MAX_RESIDUAL, MAX_RESIDUAL)  # residuals while a surface grows from its start
 
 
@@ -129,10 +130,31 @@ def _frame_depth(depth: torch.Tensor, size: tuple[int, int], min_share: float, m
     edges = (is_enough & is_off).nonzero()[:, 0]
     if len(edges):
         planes[edges] = _dominant_planes(inverse[edges], basis, windows.centers[edges], min_share)
-    at_center = torch.where(is_enough, (planes * windows.centers).sum(1), 0.0).reshape(size)
+    at_center = (planes * windows.centers).sum(1)
+    if len(edges):
+        at_center[edges] = torch.where(at_center[edges] > 0, at_center[edges], _corner(windows, edges))
+    at_center = torch.where(is_enough, at_center, 0.0).reshape(size)
     steps = (planes[:, 1:] * windows.cell_steps).reshape(*size, 2)
     at_center = torch.where(_is_ramp(at_center, steps[..., 0], steps[..., 1]), 0.0, at_center)
     return torch.where(at_center > 1 / _FARTHEST, 1 / at_center, 0.0)
+
+
+def _corner(windows: _Windows, cells: torch.Tensor) -> torch.Tensor:
+    """[cells] inverse depth seen at the cell's centre where the surface has no step, or 0.
+
+    In the corner of a room three planes meet in one cell, none of them dominant, and yet nothing is in doubt.
+    """
+    inverse = windows.inverse[cells].reshape(-1, *windows.shape)
+    is_smooth = (inverse > 0).flatten(1).all(1)
+    for dim in (1, 2):
+        nearer = torch.maximum(
+            inverse.narrow(dim, 1, inverse.shape[dim] - 1), inverse.narrow(dim, 0, inverse.shape[dim] - 1)
+        )
+        is_smooth &= (inverse.diff(dim=dim).abs() <= _SMOOTH * nearer).flatten(1).all(1)
+    distance = (windows.basis[None, :, 1:] - windows.centers[cells][:, None, 1:]).square().sum(-1)
+    is_nearest = (distance <= distance.amin(1, keepdim=True) * 1.01 + 1e-9).to(inverse)
+    seen = (inverse.flatten(1) * is_nearest).sum(1) / is_nearest.sum(1)
+    return torch.where(is_smooth, seen, 0.0)
 
 
 def _is_ramp(at_center: torch.Tensor, step_x: torch.Tensor, step_y: torch.Tensor) -> torch.Tensor:
@@ -163,11 +185,13 @@ def _is_ramp(at_center: torch.Tensor, step_x: torch.Tensor, step_y: torch.Tensor
 class _Windows:
     """The pixels of each cell. Window coordinates x, y are in [-1, 1].
 
-    inverse: [cells pixels] inverse depth, 0 = unknown.  basis: [pixels 3], (1, x, y) of each pixel of the window.
-    centers: [cells 3], (1, x, y) of each cell's centre.  cell_steps: [2], the width and the height of a cell.
+    inverse: [cells pixels] inverse depth, 0 = unknown.  shape: rows and columns of a window's pixels.
+    basis: [pixels 3], (1, x, y) of each pixel of the window.  centers: [cells 3], (1, x, y) of each cell's centre.
+    cell_steps: [2], the width and the height of a cell.
     """
 
     inverse: torch.Tensor
+    shape: tuple[int, int]
     basis: torch.Tensor
     centers: torch.Tensor
     cell_steps: torch.Tensor
@@ -179,11 +203,12 @@ def _windows(depth: torch.Tensor, size: tuple[int, int]) -> _Windows:
     inverse = torch.where(_is_known(depth) & (depth < _FARTHEST), 1 / depth, 0.0)
     inverse = inverse[rows.to(depth.device)[:, :, None, None], columns.to(depth.device)]
     inverse = inverse.permute(0, 2, 1, 3).reshape(size[0] * size[1], -1)
+    shape = (len(y), len(x))
     y, x = torch.meshgrid(y, x, indexing="ij")
     basis = torch.stack([torch.ones_like(x), x, y], dim=-1).reshape(-1, 3)
     center_y, center_x = torch.meshgrid(center_y, center_x, indexing="ij")
     centers = torch.stack([torch.ones_like(center_x), center_x, center_y], dim=-1).reshape(-1, 3)
-    return _Windows(inverse, basis.to(depth), centers.to(depth), torch.tensor([step_x, step_y]).to(depth))
+    return _Windows(inverse, shape, basis.to(depth), centers.to(depth), torch.tensor([step_x, step_y]).to(depth))
 
 
 def _axis_windows(length: int, cells: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:

@@ -152,6 +152,14 @@ def test_smeared_depth_edges_lift_hardly_any_flying_point(scene: str, sizes, sig
     assert float(ours.max()) <= 0.05
 
 
+def test_the_corner_of_a_room_keeps_its_cell():
+    cameras = Cameras(torch.eye(4).double()[None], pinhole_intrinsics(60, (320, 512))[None], (320, 512))
+    depth = room_depth(cameras)
+    cells = latent_depth(depth, (20, 32))
+    at_centers = depth.reshape(1, 20, 16, 32, 16)[:, :, 7:9, :, 7:9].mean(dim=(2, 4))
+    assert ((cells / at_centers - 1).abs() < 0.02).all()
+
+
 def test_one_plane_is_exact_at_the_cell_centre_whatever_its_slant_and_the_depths_size() -> None:
     centers = pinhole_intrinsics(60, (44, 80))
     for depth_size in ((704, 1280), (280, 504), (100, 37), (44, 80), (13, 21)):
