@@ -17,10 +17,18 @@ export function readBox(text) {
   };
 }
 
-/** @param {Box} box @returns {string} */
+/**
+ * The text of a box, in six digits, rounded outwards: a face through points must not lose them.
+ *
+ * @param {Box} box @returns {string}
+ */
 export function writeBox({ low, high }) {
-  const plain = (/** @type {number} */ value) => String(Number(value.toPrecision(6)));
-  return `${low.map(plain).join(" ")}  ${high.map(plain).join(" ")}`;
+  const outward = (/** @type {number} */ value, /** @type {number} */ way) => {
+    const rounded = Number(value.toPrecision(6));
+    const digit = 10 ** (Math.floor(Math.log10(Math.abs(rounded) || 1)) - 5);
+    return String((rounded - value) * way >= 0 ? rounded : Number((rounded + way * digit).toPrecision(6)));
+  };
+  return `${low.map((value) => outward(value, -1)).join(" ")}  ${high.map((value) => outward(value, 1)).join(" ")}`;
 }
 
 /** Which of the points [3 n] lie in the box. @param {Float32Array} positions @param {Box} box @returns {Uint8Array} */

@@ -206,8 +206,8 @@ export class MemoryViewer {
 
   /** @param {Box} box */
   change(box) {
-    this.box = box;
     this.boxText = writeBox(box);
+    this.box = readBox(this.boxText);
     this.host.writeBox(this.boxText);
     this.showBox();
   }

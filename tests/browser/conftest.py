@@ -38,6 +38,8 @@ class Canvas:
 
     def set_widget(self, node_type: str, name: str, value) -> None:
         """Change a value the way a widget does it, on every node of a type."""
+        # On a busy machine a graph is there before its nodes are.
+        self.page.wait_for_function("type => app.graph.nodes.some(node => node.type === type)", arg=node_type)
         changed = self.page.evaluate(
             """([type, name, value]) => {
                 const widgets = app.graph.nodes.filter(node => node.type === type)

@@ -8,6 +8,14 @@ test("a box that is written is read again", () => {
   assert.deepEqual(readBox(writeBox(BOX)), BOX);
 });
 
+test("a face through points keeps them when it is written", () => {
+  const [low, high] = [-1.2345678, 5.984375];
+  const box = readBox(writeBox({ low: [low, low, 0], high: [high, high, 1] }));
+  assert.ok(box && box.low[0] <= low && box.high[0] >= high);
+  assert.ok(low - box.low[0] < 1e-4 && box.high[0] - high < 1e-4);
+  assert.deepEqual(box.low[2], 0);
+});
+
 test("corners may come in any order and apart by commas", () => {
   assert.deepEqual(readBox("1, 0.25, 3; -1 -0.5 0"), BOX);
 });
