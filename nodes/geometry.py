@@ -115,9 +115,10 @@ def read_geometry(packet: Any) -> Geometry:
 def _kind(packet: dict) -> DepthKind:
     """What the model behind a packet leaves open, as far as the packet shows which model that was.
 
-    MoGe 2 (it gives normals) is metric; MoGe 1 is affine-invariant: a scale, and along z a shift that the host has only
-    estimated. Depth Anything 3 Mono (it gives sky) is relative depth, and Metric, which looks the same here, fits with
-    a shift of about 0. Its Small and Base models give depth up to scale.
+    MoGe 2 is metric, and known by its normals; its file without them looks as MoGe 1 does here, which is
+    affine-invariant: a scale, and along z a shift that the host has only estimated. Depth Anything 3 Mono (it gives
+    sky) is relative depth, and Metric, which looks the same here, fits with a shift of about 0. Its Small and Base
+    models give depth up to scale.
     """
     if "mirage_kind" in packet:  # Simple Depth
         return packet["mirage_kind"]
