@@ -87,7 +87,7 @@ class TileChunk:
         tiles = self.in_sight[frame].nonzero()[:, 0]
         if len(tiles) > _WORTH_PICKING * len(self.index):
             return self
-        values = torch.stack([field.index_select(0, tiles) for field in self.values])
+        values = self.values.index_select(1, tiles)
         sides = None if self.sides is None else self.sides.index_select(1, tiles)
         return TileChunk(values, sides, self.index.index_select(0, tiles), self.in_sight[:, tiles])
 
@@ -381,17 +381,19 @@ def tiles_in_sight(
     firsts = [0, *torch.tensor([len(block) for block in memory.blocks]).cumsum(0).tolist()]
     for chosen in in_sight.any(dim=0).nonzero()[:, 0].split(_CHUNK):
         cuts = [0, *torch.searchsorted(chosen, ends.to(chosen.device)).tolist()]
-        values, sides, index = [], [], []
+        values, sides, index, shifts = [], [], [], []
         for one, end, first, start, stop in zip(tiles, ends.tolist(), firsts, cuts, cuts[1:], strict=False):
             if stop > start:
                 rows = chosen[start:stop] - (end - len(one.radii))
                 values.append(one.values[: 3 if only_points else 7].index_select(1, rows))
                 if not only_points:
                     sides.append(one.sides.index_select(1, rows))
-                index.append(one.index.index_select(0, rows).long() + first)
+                index.append(one.index.index_select(0, rows))
+                shifts += [first] * len(rows)
         if values:
             joined = torch.cat(sides, dim=1) if sides else None
-            yield TileChunk(torch.cat(values, dim=1), joined, torch.cat(index), in_sight[:, chosen])
+            shift = torch.tensor(shifts, device=chosen.device)[:, None]
+            yield TileChunk(torch.cat(values, dim=1), joined, torch.cat(index) + shift, in_sight[:, chosen])
 
 
 def _view(
