@@ -164,9 +164,10 @@ def test_a_scene_preset_is_saved_in_the_users_folder_and_chosen_again(tuner, bas
     tuner.part(".preset").select_option("balanced")
     tuner.wait()
     assert tuner.canvas.prompt()[MASK]["inputs"]["tuning"]["grow"] == 4
-    tuner.part(".preset").select_option(f"own:{name}")
-    tuner.wait()
-    assert tuner.canvas.prompt()[MASK]["inputs"]["tuning"]["grow"] == 20
+    tuner.part(".preset").select_option(f"own:{name}")  # read from the server first, then applied
+    tuner.page.wait_for_function(
+        "async id => (await app.graphToPrompt()).output[id].inputs.tuning.grow === 20", arg=MASK
+    )
 
 
 def test_the_tuning_is_saved_with_the_workflow(tuner, frontend) -> None:
