@@ -7,39 +7,19 @@ import torch
 from safetensors.torch import save_file
 
 from mirage_core.weights import Stated, branch_file, branch_shapes
+from tests.training.wan_models import SIZES, branch_model, clip, everything_matters, plain_model
 from training.wan import Wan, WanSizes, initialised
 from training.wan_memory import Lora, SideBranch, WanWithMemory
-
-SIZES = WanSizes(dim=96, ffn_dim=160, heads=2, layers=3, text_dim=16)
-
-
-def everything_matters(network: torch.nn.Module, seed: int = 0) -> None:
-    """Random weights without zeros: what is never multiplied by zero cannot hide a difference."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, weight in network.named_parameters():
-            if "norm" in name and name.endswith("weight"):
-                weight.fill_(1.0).add_(0.2 * torch.randn(weight.shape, generator=generator))
-            else:
-                weight.normal_(0, 0.3 if weight.ndim == 1 else weight[0].numel() ** -0.5, generator=generator)
-
-
-def clip(frames: int, seed: int, size: tuple[int, int] = (4, 6)) -> torch.Tensor:
-    return torch.randn(1, 48, frames, *size, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="module")
 def plain() -> Wan:
-    model = Wan(SIZES)
-    everything_matters(model)
-    return model.requires_grad_(False)
+    return plain_model()
 
 
 @pytest.fixture(scope="module")
 def branch() -> SideBranch:
-    branch = SideBranch(SIZES, channels=49, layers=(0, 2))
-    everything_matters(branch, seed=1)
-    return branch.requires_grad_(False)
+    return branch_model()
 
 
 @pytest.fixture(scope="module")
