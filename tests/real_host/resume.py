@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import signal
@@ -10,16 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
+import av
 
 from mirage_core.rollout import Rollout
 from mirage_core.rollout_files import KeptRollout, SegmentFile, check_tensors, load_rollout, read_segment
 
 from .client import Client
-from .flights import flight, of_type
+from .flights import flight, node, of_type
 from .server import Server, running_server
 
 SEGMENTS = 6
+FILM = "films/flight"
 
 
 def loop_prompt(picture: str = "mirage_room.jpg", *, segments: int = SEGMENTS, **changes) -> dict:
@@ -33,6 +35,17 @@ def loop_prompt(picture: str = "mirage_room.jpg", *, segments: int = SEGMENTS, *
     set_inputs(prompt, MirageCameraPath={"width": 64, "height": 64, "length": 32 * segments + 1})
     set_inputs(prompt, MirageLoopStart={"segments": segments, "prompts": "\n".join(f"room {i}" for i in range(12))})
     set_inputs(prompt, **changes)
+    return prompt
+
+
+def filmed_prompt(**changes) -> dict:
+    """The same loop; its film is written while it grows, and once more at its end."""
+    prompt = loop_prompt(**changes)
+    vae = [of_type(prompt, "VAELoader"), 0]
+    for name, source in (("growing", "MirageWriteMemory"), ("whole", "MirageLoopEnd")):
+        writer = node("MirageWriteFilm", memory=[of_type(prompt, source), 0], vae=vae, filename_prefix=FILM, crf=16)
+        prompt[name] = writer | {"_meta": {"title": name}}
+        writer["inputs"] |= {"format": "mp4", "codec": "auto"}
     return prompt
 
 
@@ -83,12 +96,20 @@ def final_film(output: Path) -> Rollout:
     return loaded.rollout
 
 
-def assert_same_film(one: Rollout, other: Rollout) -> None:
-    assert torch.equal(one.film, other.film)
-    assert torch.equal(one.cameras.cam2world, other.cameras.cam2world)
-    assert one.coverage == other.coverage and one.notes == other.notes and one.plan == other.plan
-    assert len(one.memory.blocks) == len(other.memory.blocks)
-    for left, right in zip(one.memory.blocks, other.memory.blocks, strict=True):
-        for name, value in vars(left).items():
-            if isinstance(value, torch.Tensor):
-                assert torch.equal(value, getattr(right, name)), name
+def film_frames(output: Path) -> list[str]:
+    """A hash of each decoded frame of the film as far as it is written; none where there is no film yet."""
+    path = output / f"{FILM}_00001.mp4"
+    if not path.exists():
+        return []
+    with av.open(str(path)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    return [hashlib.sha256(frame.tobytes()).hexdigest() for frame in frames]
+
+
+def digests(output: Path) -> dict[str, str]:
+    """Every file below a folder: a hash of its bytes. Of a film's ledger, which holds the time of writing, none."""
+    files = {str(path.relative_to(output)): path for path in output.rglob("*") if path.is_file()}
+    return {
+        name: "" if name == f"{FILM}_00001.json" else hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in files.items()
+    }
