@@ -10,6 +10,7 @@ from .camera_socket_nodes import CameraPathFrom3D, CameraPathFromWan, CameraPath
 from .check_nodes import PathCheck
 from .drift_nodes import ColorAnchorNode
 from .evidence_nodes import SceneEvidence
+from .example_nodes import ExampleScene
 from .exif_nodes import ExifFieldOfView
 from .export_nodes import ExportMemory
 from .film_nodes import DecodeFilm, FilmReport
@@ -22,6 +23,7 @@ from .memory_library import register_memory_folder
 from .memory_nodes import InitLatentMemory, ProjectMemory, WriteMemory
 from .memory_tool_nodes import EditMemory, InspectMemory, MergeMemories
 from .metric_nodes import RevisitScore
+from .nano_files import register_nano_models
 from .nano_nodes import NanoSceneWords
 from .path_nodes import LoadCameraPath, SaveCameraPath, WorldScoreMoves
 from .receipt_nodes import CameraReceipt, FilmFrames
@@ -35,6 +37,7 @@ NODES: list[type[io.ComfyNode]] = [
     InitLatentMemory,
     CameraPathNode,
     SimpleDepth,
+    ExampleScene,
     SceneEvidence,
     DynamicSkyMask,
     FramesForDepth,
@@ -79,6 +82,7 @@ NODES: list[type[io.ComfyNode]] = [
 
 register_model_folder()
 register_memory_folder()
+register_nano_models()
 add_routes()
 add_mask_routes()
 
