@@ -123,13 +123,14 @@ class ClipReader:
             self.files = clip_files(self.folder)
         latent_frames = random.choice((1, 1, 2, 3))
         clips = max(2, self.latents_per_step // latent_frames)
-        return torch.stack([self._clip(4 * latent_frames - 3) for _ in range(clips)])
+        return torch.stack([self.clip(4 * latent_frames - 3) for _ in range(clips)])
 
     def pictures(self, count: int) -> torch.Tensor:
         """[count 1 3 H W], one from each of as many clips."""
-        return torch.stack([self._clip(1) for _ in range(count)])
+        return torch.stack([self.clip(1) for _ in range(count)])
 
-    def _clip(self, count: int) -> torch.Tensor:
+    def clip(self, count: int) -> torch.Tensor:
+        """[count 3 H W] in [0, 1], neighbouring frames or every second one."""
         path = random.choice(self.files)
         pace = random.choice((1, 1, 1, 2))
         whole = read_pictures(path, random.randint(0, 33 - 1 - (count - 1) * pace), (count - 1) * pace + 1)
@@ -202,8 +203,10 @@ def write_sheet(path: Path, model: Autoencoder, clips: torch.Tensor) -> None:
 
 
 def held_out_clips(folder: Path, count: int = 12) -> torch.Tensor:
-    """[clips 5 3 H W] of the first `count` clips in a folder."""
-    return torch.stack([read_pictures(path, 0, 5).movedim(-1, 1).float() / 255 for path in clip_files(folder)[:count]])
+    """[clips 5 3 H W] of `count` clips spread over a folder, in which those of one kind of world come first."""
+    files = clip_files(folder)
+    chosen = files[:: max(1, len(files) // count)][:count]
+    return torch.stack([read_pictures(path, 0, 5).movedim(-1, 1).float() / 255 for path in chosen])
 
 
 def averaged_model(training: Training) -> Autoencoder:
@@ -221,8 +224,35 @@ def export(path: Path, training: Training, figures: Figures | None) -> None:
     write_weights(path, {name: one.half() for name, one in averaged_model(training).state_dict().items()}, about)
 
 
-def train(run: Run, clips: Path, held_out: Path | None, *, latents_per_step: int, rate: float) -> Training:
-    """Train for as long as `run` says; writes checkpoint, plot, sheet.png and nano_vae.safetensors to its folder."""
+@torch.no_grad()
+def match_statistics(model: Autoencoder, clips: torch.Tensor) -> None:
+    """Give every latent channel mean 0 and variance 1 on clips [clips frames 3 H W], and let the decoder undo it.
+
+    Exact but for the decoder's clamp, which bends large latents a little: some training has to follow.
+    """
+    with _autocast(clips.device):
+        values = model.encode(clips).float().movedim(2, 0).flatten(1)
+    mean, spread = values.mean(1), values.std(1).clamp_min(1e-3)
+    host_mean, host_std = model.get_buffer("mean").flatten(), model.get_buffer("std").flatten()
+    last, first = model.encoder[-1], model.decoder[1]
+    assert isinstance(last, nn.Conv2d) and last.bias is not None
+    assert isinstance(first, nn.Conv2d) and first.bias is not None
+    # raw' = (raw - shift) / spread with raw = latent * host_std + host_mean. The decoder's zero padding now stands for
+    # another raw value at the border, by as much as the shift is off zero.
+    shift = host_mean + host_std * mean - spread * host_mean
+    last.weight.div_(spread[:, None, None, None])
+    last.bias.sub_(shift).div_(spread)
+    first.bias.add_((first.weight * shift[:, None, None]).sum((1, 2, 3)))
+    first.weight.mul_(spread[:, None, None])
+
+
+def train(
+    run: Run, clips: Path, held_out: Path | None, *, latents_per_step: int, rate: float, is_matched: bool = False
+) -> Training:
+    """Train for as long as `run` says; writes checkpoint, plot, sheet.png and nano_vae.safetensors to its folder.
+
+    is_matched: bring the latents' statistics to the host's first.
+    """
     model = Autoencoder()
     reader, kept = ClipReader(clips, latents_per_step), held_out_clips(held_out) if held_out else None
     random.seed(run.step + 1)
@@ -230,6 +260,10 @@ def train(run: Run, clips: Path, held_out: Path | None, *, latents_per_step: int
     # The encoder starts well and is soon spoilt by steps that the decoder needs.
     training = Training(model, run, rate=rate, shares={"encoder": 0.25}, is_orthogonal=True)
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if is_matched:
+        model.set_depth(_depth_at(run.step))
+        match_statistics(model, torch.stack([reader.clip(9) for _ in range(64)]).to(run.device))
+        training.restart_average()
 
     def show() -> None:
         figures = None
@@ -241,7 +275,7 @@ def train(run: Run, clips: Path, held_out: Path | None, *, latents_per_step: int
         export(run.folder / "nano_vae.safetensors", training, figures)
 
     for step in training.steps(show=show):
-        depth = sum(step >= grow for grow in GROW_AT)
+        depth = _depth_at(step)
         model.set_depth(depth)
         if step == GROW_AT[0]:
             model.spread_stills()
@@ -253,6 +287,10 @@ def train(run: Run, clips: Path, held_out: Path | None, *, latents_per_step: int
         if step % 20 == 0:
             print(f"step {step}: {figures} {run.seconds / max(1, step):.2f} s/step", flush=True)
     return training
+
+
+def _depth_at(step: int) -> int:
+    return sum(step >= grow for grow in GROW_AT)
 
 
 def _start(model: Autoencoder, pictures: torch.Tensor) -> None:
@@ -350,11 +388,14 @@ def main() -> None:
     parser.add_argument("--held-out", type=Path, help="folder of held-out clips to measure on")
     parser.add_argument("--latents-per-step", type=int, help="6 on a CPU, 96 on a GPU")
     parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--match", action="store_true", help="first give the latents mean 0 and variance 1; train on")
     add_arguments(parser, folder="output/nano/autoencoder")
     asked = parser.parse_args()
     run = asked_run(asked)
     latents = asked.latents_per_step or (96 if run.device.type == "cuda" else 6)
-    train(run, asked.clips, asked.held_out, latents_per_step=latents, rate=asked.rate)
+    train(
+        run, asked.clips, asked.held_out, latents_per_step=latents, rate=asked.rate, is_matched=asked.match
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

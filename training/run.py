@@ -31,12 +31,15 @@ class Run:
     """What a trainer was asked for.
 
     folder: of checkpoint, log and plot.  minutes: to train now.  steps: to stop after, counted over all runs.
+    settle_minutes: at the end, in which the learning rate falls to 0: the weights come to rest, and little is learned
+        afterwards. Keep a copy of the checkpoint from before to train on.
     """
 
     folder: Path
     minutes: float
     device: torch.device
     steps: int | None = None
+    settle_minutes: float = 0.0
     log: list[dict[str, float]] = field(default_factory=list)
     step: int = 0
     seconds: float = 0.0
@@ -70,6 +73,7 @@ class Training:
         ]
         self.optimizer = Muon(groups, rate) if is_orthogonal else torch.optim.AdamW(groups, rate, (0.9, 0.99))
         self.averages = {name: one.detach().clone() for name, one in self.parameters.items()}
+        self.ends_at = time.monotonic() + 60 * run.minutes
         if self.checkpoint.exists():
             self._load()
 
@@ -82,8 +86,9 @@ class Training:
 
         show: called after each save, to write pictures.
         """
-        started = saved = time.monotonic()
-        while time.monotonic() - started < self.run.minutes * 60:
+        saved = time.monotonic()
+        self.ends_at = saved + 60 * self.run.minutes
+        while time.monotonic() < self.ends_at:
             if self.run.steps is not None and self.run.step >= self.run.steps:
                 break
             begin = time.monotonic()
@@ -102,11 +107,8 @@ class Training:
     def descend(self, loss: torch.Tensor, figures: dict[str, float]) -> None:
         """One step of AdamW down `loss`; `figures` go into the log. A loss that is not finite changes nothing."""
         step = self.run.step
-        rate = (
-            self.rate * min(1, (step + 1) / self.warmup) / math.sqrt(1 + max(0, step - self.warmup) / self.decay_steps)
-        )
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["share"]
+            group["lr"] = self._rate() * group["share"]
         self.optimizer.zero_grad(set_to_none=True)
         value = float(loss.detach())
         if math.isfinite(value):
@@ -118,6 +120,12 @@ class Training:
                 for name, one in self.parameters.items():
                     self.averages[name].lerp_(one, 1 - share)
         self.run.log.append({"step": step, "loss": value, **figures})
+
+    def _rate(self) -> float:
+        step, settling = self.run.step, 60 * self.run.settle_minutes
+        left = min(1.0, max(0.0, self.ends_at - time.monotonic()) / settling) if settling else 1.0
+        fallen = math.sqrt(1 + max(0, step - self.warmup) / self.decay_steps)
+        return self.rate * min(1, (step + 1) / self.warmup) / fallen * left
 
     def restart_average(self) -> None:
         """Forget the average: for weights that were changed by hand."""
@@ -174,6 +182,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, folder: str) -> None:
     """--folder, --minutes, --steps, --device and --threads, the same for every trainer."""
     parser.add_argument("--folder", type=Path, default=Path(folder), help="of checkpoint, log, plot and pictures")
     parser.add_argument("--minutes", type=float, default=60, help="to train now; the next run goes on from there")
+    parser.add_argument("--settle", type=float, default=0.0, help="minutes at the end in which the rate falls to 0")
     parser.add_argument("--steps", type=int, help="stop after so many steps, counted over all runs")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=2, help="of the CPU")
@@ -182,7 +191,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, folder: str) -> None:
 def asked_run(asked: argparse.Namespace) -> Run:
     torch.set_num_threads(asked.threads)
     asked.folder.mkdir(parents=True, exist_ok=True)
-    return Run(asked.folder, asked.minutes, torch.device(asked.device), asked.steps)
+    return Run(asked.folder, asked.minutes, torch.device(asked.device), asked.steps, asked.settle)
 
 
 def _thinned(log: list[dict[str, float]], keep: int = 3000) -> list[dict[str, float]]:
