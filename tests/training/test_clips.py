@@ -112,3 +112,20 @@ def test_the_command_writes_a_scene_and_a_sheet(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["x", "sheet", str(tmp_path / "sheet.png"), "--size", "32x24", "--worlds", "2"])
     __main__.main()
     assert read_rgb(tmp_path / "sheet.png").shape == (24, 128, 3)
+
+
+def test_a_video_takes_the_place_of_the_pictures(scene, tmp_path):
+    av = pytest.importorskip("av")
+    folder, frames, _ = scene
+    shutil.copytree(folder / "film", tmp_path / "film", ignore=shutil.ignore_patterns("images"))
+    with av.open(str(tmp_path / "film" / "shot.mp4"), "w") as video:
+        stream = video.add_stream("libx264", rate=16, options={"crf": "4"})
+        stream.height, stream.width, stream.pix_fmt = *SIZE, "yuv444p"
+        for picture in frames.rgb:
+            shown = av.VideoFrame.from_ndarray((picture * 255).round().byte().numpy(), format="rgb24")
+            video.mux(stream.encode(shown))
+        video.mux(stream.encode())
+    clip = read_clip_folder(tmp_path / "film", image_size=SIZE)
+    assert (clip.rgb - frames.rgb).abs().mean() < 0.02
+    assert torch.equal(clip.is_sky, frames.is_sky), "depth and masks are still found by the frame's number"
+    assert torch.allclose(clip.cameras.cam2world, frames.cameras.cam2world, atol=1e-6)
