@@ -27,6 +27,7 @@ _NEIGHBOURS = 16  # cells whose errors are alike, so that many cells are not tak
 _ITERATIONS = 12
 _SETTLED = 1e-7
 _LEAST_NOISE = 1e-6
+_NARROWING = 0.5  # least share of a step's noise that the next one takes for its own
 _TUKEY = 4.685  # standard deviations; 95 % efficient in normal noise, blind to what is farther off
 _TRIED = 512  # cells per frame that the first guess of the shift looks at
 
@@ -158,18 +159,20 @@ def _fitted(cells: _Cells, *, has_shift: bool, frame_change: float) -> _Fit:
     unknowns = torch.zeros(len(new), 1 + has_shift, dtype=torch.float64)  # log scale after `start`, offset
     if has_shift:
         unknowns[:] = _first_offset(_Cells(new, known, weights).thinned(), unit)
-    residual, is_near = torch.zeros_like(new), weights > 0
+    residual, is_near, noise = torch.zeros_like(new), weights > 0, 0.0
     for _ in range(_ITERATIONS):
         moved = new + unknowns[:, 1:] * unit if has_shift else new
         moved = moved.clamp_min(1e-3 * unit) * unknowns[:, :1].exp()
         residual = (known / moved).log()
-        reach = _TUKEY * max(_spread(residual, weights), _LEAST_NOISE)
+        # No faster: frames that fit exactly would lose those that are not there yet.
+        noise = max(_spread(residual, weights), _NARROWING * noise, _LEAST_NOISE)
+        reach = _TUKEY * noise
         is_near = (residual.abs() < reach) & (weights > 0)
         trust = weights * torch.where(is_near, (1 - (residual / reach) ** 2) ** 2, 0.0)
         derivatives = [torch.ones_like(new)]
         if has_shift:
             derivatives.append(unit * unknowns[:, :1].exp() / (moved * known).sqrt())
-        precision = trust / ((reach / _TUKEY) ** 2 * _NEIGHBOURS)
+        precision = trust / (noise**2 * _NEIGHBOURS)
         step = _smooth_step(torch.stack(derivatives, -1), residual, precision, unknowns, start, change=frame_change)
         unknowns = unknowns + step
         unknowns[:, 1:].clamp_(min=-0.9)

@@ -83,6 +83,19 @@ def test_aligned_depth_is_hardly_worse_than_the_noise_alone(kind, noise, outlier
         assert float(off) <= 1.2 * float(error.abs()[~is_outlier].median()) + 1e-4
 
 
+@pytest.mark.parametrize(("kind", "seed"), [("scale + shift", 1), ("scale + disparity shift", 3)])
+def test_frames_that_fit_exactly_do_not_lose_those_that_are_slower_to_fit(kind, seed: int) -> None:
+    truth, generator = room_truth(), torch.Generator().manual_seed(seed)
+    scale = float(2 ** (2 * torch.rand(1, generator=generator) - 1))
+    shift = float(torch.rand(1, generator=generator) - 0.5) * (0.1 if "disparity" in kind else 1.5)
+    new = distorted(truth, kind, scale, shift)
+    is_outlier = torch.rand(truth.shape, generator=generator) < 0.3
+    new = torch.where(is_outlier, new * (0.4 + 3 * torch.rand(truth.shape, generator=generator)), new)
+    is_known = (torch.arange(SMALL[1]) < 4).expand(truth.shape)
+    off = (align_depth(new, truth, is_known, kind=kind).apply(new) / truth - 1).abs()
+    assert float(off[~is_outlier].max()) < 1e-6
+
+
 def test_without_alignment_the_same_depth_would_be_far_off() -> None:
     assert float((distorted(room_truth(), "scale + shift", 1.6, 0.5) / room_truth() - 1).abs().median()) > 0.3
 
