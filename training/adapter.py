@@ -78,6 +78,7 @@ class Adapter(nn.Module):
             layers=tuple(range(0, model.sizes.layers, options.stride)),
         )
         initialised(self.branch, seed=options.seed)
+        self.branch.start_from(model)
         self.lora = Lora(model, rank=options.rank, seed=options.seed + 1)
         if options.stage == "lora":
             self.lora.attach(model)

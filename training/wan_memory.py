@@ -54,6 +54,19 @@ class SideBranch(nn.Module):
         """An empty branch of the sizes of a file, for the model it belongs to."""
         return SideBranch(sizes, channels=found.channels, layers=found.layers(sizes.dim, sizes.layers))
 
+    @torch.no_grad()
+    def start_from(self, model: Wan) -> None:
+        """Take over the model's patch embedding and those of its blocks that get a hint; hints stay as they are.
+
+        The release starts from random blocks. A copy knows from the first step on how pictures hang together, so that a
+        short training need not find it out.
+        """
+        own, theirs = self.vace_patch_embedding, model.patch_embedding
+        shared = min(own.in_channels, theirs.in_channels)
+        own.weight[:, :shared].copy_(theirs.weight[:, :shared])
+        for layer, block in zip(self.layers, self.vace_blocks, strict=True):
+            block.load_state_dict(model.blocks[layer].state_dict(), strict=False)
+
     def embedded(self, context: torch.Tensor, frames: int) -> torch.Tensor:
         """[batch channels frames rows columns] -> [batch tokens dim]; frames that it lacks are zero tokens."""
         x = self.vace_patch_embedding(context).flatten(3)

@@ -35,6 +35,18 @@ def test_a_branch_that_was_not_trained_changes_nothing(plain, words):
     assert torch.equal(made, plain(latents, times, words))
 
 
+def test_a_branch_that_starts_as_a_copy_still_changes_nothing(plain, words):
+    branch = SideBranch(plain.sizes, channels=49, layers=(0, 1))
+    initialised(branch, seed=3)
+    branch.start_from(plain)
+    assert torch.equal(branch.vace_blocks[1].ffn[0].weight, plain.blocks[1].ffn[0].weight)
+    assert torch.equal(branch.vace_patch_embedding.weight[:, :48], plain.patch_embedding.weight)
+    latents, times = torch.randn(1, 48, 3, 4, 4), torch.tensor([[0.0, 500.0, 500.0]])
+    with torch.no_grad():
+        made = WanWithMemory(plain, branch)(latents, times, words, context=torch.randn(1, 49, 3, 4, 4))
+    assert torch.equal(made, plain(latents, times, words))
+
+
 def test_checkpointed_activations_change_no_gradient(words):
     gradients = []
     for is_checkpointed in (False, True):
