@@ -1,8 +1,8 @@
 """Movers across the border of two segments: where what moves will be in the first frames of the next one.
 
 Experimental. What moves never enters the memory; without a place of its own it would vanish whenever a segment ends.
-Here the movers of a segment's last latent frame are kept as points with a velocity, for as long as the next segment
-lasts. Finding out what moves is not done here.
+Here the movers of a segment's last latent frame are kept as points with a velocity, and shown to the first frames of
+the next one, of less and less size. Finding out what moves is not done here.
 """
 
 from __future__ import annotations
@@ -29,19 +29,28 @@ class MoverLayer:
     """What moved in one latent frame of the film.
 
     block: its points in the world and their latents.  velocities: [n 3] float64, world units per latent frame.
+    ranks: [n] float64 in [0, 1), each thing's points from its middle outwards: the share of the thing nearer to it.
     latent_index: the latent frame of the film.  shown_frames: latent frames after it in which it is shown.
     """
 
     block: MemoryBlock
     velocities: torch.Tensor
+    ranks: torch.Tensor
     latent_index: int
     shown_frames: int = SHOWN_FRAMES
 
+    def share_at(self, latent_index: int) -> float:
+        """How much of each thing is shown in a latent frame: all in its own, then evenly less, and before it none."""
+        elapsed = latent_index - self.latent_index
+        return max(0.0, 1 - elapsed / (self.shown_frames + 1)) if elapsed >= 0 else 0.0
+
     def block_at(self, latent_index: int) -> MemoryBlock:
-        """The points where they are in another latent frame, if all goes on as it did."""
+        """The points shown in a latent frame, where they are by then if all goes on as it did."""
         elapsed = latent_index - self.latent_index
         points = self.block.points.double() + elapsed * self.velocities.to(self.block.points.device)
-        return replace(self.block, points=points.to(self.block.points.dtype))
+        moved = replace(self.block, points=points.to(self.block.points.dtype))
+        # The outline goes first: an error of place or speed is worst there.
+        return moved.chosen(self.ranks < self.share_at(latent_index))
 
 
 def mover_layer(
@@ -76,13 +85,16 @@ def mover_layer(
     labels = _labels(depth[-1], is_mover[-1] & cells.is_lifted[0])[cells.is_lifted[0]]
     is_kept = torch.zeros_like(labels, dtype=torch.bool)
     velocities = torch.zeros(len(labels), 3, dtype=torch.float64, device=labels.device)
+    ranks = torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
     for thing in things[-1]:
         is_own = labels == thing.label
         is_kept |= is_own
         velocities[is_own] = _velocity(thing, things[:-1])
+        ranks[is_own] = _ranks((cells.block.points[is_own] - thing.middle).norm(dim=1))
     if not is_kept.any():
         return None
-    return MoverLayer(cells.block.chosen(is_kept), velocities[is_kept], first_latent_index + frames - 1)
+    latent_index = first_latent_index + frames - 1
+    return MoverLayer(cells.block.chosen(is_kept), velocities[is_kept], ranks[is_kept], latent_index)
 
 
 def with_movers(
@@ -92,14 +104,15 @@ def with_movers(
 
     view: what the memory shows to `cameras`, whose first is the film's latent frame `first_latent_index`.
     Cells that show a mover are covered and have point_index -1: they are not of the memory. Coverage is a yes or no, so
-    a mover does not fade: it is shown in `layer.shown_frames` frames and then no more.
+    a mover fades by covering fewer cells: from frame to frame it shrinks towards its middle, until it is gone after
+    `layer.shown_frames` frames.
     """
     latents, depth = view.latents.clone(), view.depth.clone()
     is_covered, point_index = view.is_covered.clone(), view.point_index.clone()
     size = (int(depth.shape[1]), int(depth.shape[2]))
     for frame in range(len(depth)):
         at = first_latent_index + frame
-        if not 0 <= at - layer.latent_index <= layer.shown_frames:
+        if layer.share_at(at) == 0:
             continue
         seen = project(LatentMemory(grid, (layer.block_at(at),)), cameras[frame], size)
         is_front = seen.is_covered[0] & (~is_covered[frame] | (seen.depth[0] < depth[frame]))
@@ -146,6 +159,14 @@ def _velocity(thing: _Thing, before: list[list[_Thing]]) -> torch.Tensor:
     times = -torch.arange(len(track), dtype=torch.float64, device=thing.middle.device)
     times = times - times.mean()
     return (times[:, None] * torch.stack(track)).sum(0) / times.square().sum()
+
+
+def _ranks(distances: torch.Tensor) -> torch.Tensor:
+    """[n] float64: the share of `distances` that come before each in their order."""
+    order = distances.argsort(stable=True)
+    ranks = torch.empty(len(distances), dtype=torch.float64, device=distances.device)
+    ranks[order] = torch.arange(len(distances), dtype=torch.float64, device=distances.device) / len(distances)
+    return ranks
 
 
 def _labels(depth: torch.Tensor, is_mover: torch.Tensor) -> torch.Tensor:

@@ -88,7 +88,9 @@ def test_a_mover_is_shown_where_it_will_be_whatever_the_camera_does(truck: float
         is_shown = shown.point_index[frame].eq(-1) & shown.is_covered[frame]
         error = middle(is_shown, shown.depth[frame], path[frame]) - middle(is_mover[frame], depth[frame], path[frame])
         assert float(error.norm()) < 0.11  # a cell at its depth
-        assert float((is_shown & is_mover[frame]).sum() / (is_shown | is_mover[frame]).sum()) > 0.65
+        assert float((is_shown & is_mover[frame]).sum() / is_shown.sum()) > 0.8
+    at_border = shown.point_index[0].eq(-1) & shown.is_covered[0]
+    assert float((at_border & is_mover[0]).sum() / (at_border | is_mover[0]).sum()) > 0.65
 
 
 def test_without_the_layer_nothing_is_shown_there() -> None:
@@ -133,6 +135,27 @@ def test_a_mover_is_shown_for_so_many_frames_and_then_no_more() -> None:
     shown = with_movers(plain, replace(layer_of(), shown_frames=2), path, WAN22, first_latent_index=LAST)
     has_mover = (shown.is_covered & (shown.point_index == -1)).flatten(1).any(1)
     assert has_mover.tolist() == [True, True, True, False, False, False]
+
+
+def test_a_mover_fades_frame_by_frame_from_its_outline_inwards() -> None:
+    _, shown = views()
+    cells = (shown.is_covered & (shown.point_index == -1)).flatten(1).sum(1)
+    shares = cells[:5] / cells[0]
+    torch.testing.assert_close(shares, torch.tensor([1.0, 0.8, 0.6, 0.4, 0.2]), atol=0.1, rtol=0)
+    assert int(cells[5]) == 0
+    layer = layer_of()
+    middle_of_all = layer.block.points.mean(0)
+    last = layer.block_at(LAST + 4).points - 4 * layer.velocities[:1].float()
+    assert (last - middle_of_all).norm(dim=1).max() < 0.6 * (layer.block.points - middle_of_all).norm(dim=1).max()
+
+
+def test_each_of_two_movers_fades_alike() -> None:
+    layer = layer_of(count=2)
+    is_first = layer.velocities[:, 0] > 0
+    for later in range(5):
+        is_shown = layer.ranks < layer.share_at(LAST + later)
+        shares = [float(is_shown[one].double().mean()) for one in (is_first, ~is_first)]
+        assert shares == pytest.approx([1 - later / 5] * 2, abs=0.05)
 
 
 def test_a_layer_of_another_time_is_shown_at_its_own_time_only() -> None:
