@@ -205,7 +205,8 @@ class _Frame:
         verdict[is_new & through & self.is_shown] = Verdict.EDGE
         verdict[is_new & clear] = Verdict.IN_FRONT
         is_coarse = is_known & self._is_parallel & (self._footprint_shown > FINER * self.block.footprints)
-        verdict[is_coarse & self._is_replaced(verdict, is_coarse)[self.point]] = Verdict.FINER
+        # All that such a point shows in is stored, also where this frame is hardly finer: else it would leave cracks.
+        verdict[is_known & self._is_replaced(verdict, is_coarse)[self.point]] = Verdict.FINER
         return verdict
 
     @property

@@ -97,11 +97,24 @@ def test_the_same_segment_again_adds_next_to_nothing():
     cameras = to_and_fro(12)[:9]
     once = write(EMPTY, furnished_room(), cameras)
     again = write(once.memory, furnished_room(), cameras)
-    assert again.stored < 0.1 * once.stored and again.stored < 0.02 * again.verdicts.numel()
-    # Where finer points took the place of coarse ones, cracks of a cell are left at first, and closed.
-    assert again.memory.count < 1.06 * once.memory.count
     third = write(again.memory, furnished_room(), cameras)
-    assert third.memory.count < 1.02 * again.memory.count
+    assert again.stored < 0.05 * once.stored and again.stored < 0.01 * again.verdicts.numel()
+    # Where finer points took the place of coarse ones, earlier frames find cracks of less than a cell, and close them.
+    assert again.memory.count < 1.03 * once.memory.count
+    assert third.memory.count < 1.01 * again.memory.count
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_a_frame_shows_every_cell_that_it_stored_or_confirmed(noise):
+    cameras, memory = to_and_fro(12), EMPTY
+    for frame in range(len(cameras)):
+        step = write(
+            memory, furnished_room(), cameras[[frame]], noise=noise, seed=frame, first_latent_index=frame,
+            filmed_cameras=cameras[:frame] if frame else None,
+        )  # fmt: skip
+        memory = step.memory
+        is_held = torch.isin(step.verdicts[0], torch.tensor([Verdict.NEW, Verdict.KNOWN, Verdict.FINER]))
+        assert project(memory, cameras[[frame]], SIZE).is_covered[0][is_held].all()
 
 
 def test_confirming_shares_all_but_the_confidence():
