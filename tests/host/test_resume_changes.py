@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -68,6 +69,27 @@ def test_a_change_taken_back_costs_nothing(film):
     film.report()
     film.report(MirageLoopStart=prompts("room 0", "a garden"))
     assert film.report() == "reused 1-3"
+
+
+def turning_at(frame: int, *, to: float) -> dict:
+    """Inputs of a path that goes right, and from a frame on to the height `to` over the rest of the film."""
+    last = 32 * SEGMENTS
+    corners = [(0, 0.0, 0.0), (frame, 0.3, 0.0), (last, 0.3, to)]
+    keyframes = [
+        {"time": at / last, "cam2world": [[1, 0, 0, x], [0, 1, 0, y], [0, 0, 1, 0], [0, 0, 0, 1]]}
+        for at, x, y in corners
+    ]
+    path = {"easing": "linear", "interpolation": "linear", "keyframes": keyframes}
+    return {"MirageCameraPath": {"keyframes": json.dumps(path)}}
+
+
+def test_another_path_from_a_segment_on_makes_that_one_and_the_later_ones(film):
+    film.report(**turning_at(32, to=0.2))
+    first = {file.number: file.checksum for file in film.files()}
+    assert film.report(**turning_at(32, to=-0.2)) == "reused 1, rendering 2-3 (changed: path of segment 2)"
+    assert len(film.files()) == 1 + 1 + 2 + 2, "the start and segment 1 once, the others for both paths"
+    assert first.items() <= {(file.number, file.checksum) for file in film.files()}
+    assert film.report(**turning_at(32, to=0.2)) == "reused 1-3"
 
 
 def test_a_longer_film_makes_only_its_new_segments(film):
