@@ -13,7 +13,8 @@ import torch
 
 from .camera import Cameras, projection_matrices
 from .memory import LatentMemory
-from .zbuffer import MemoryView, image_positions, tiles_in_sight
+from .sight import image_positions, tiles_in_sight
+from .zbuffer import MemoryView
 
 _SEGMENT_LATENTS = 8  # new latent frames per segment
 _DRIFT = 0.01  # error that one more segment between a point and the start picture is expected to add

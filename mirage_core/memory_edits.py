@@ -12,7 +12,8 @@ import torch
 
 from .camera import Cameras, projection_matrices
 from .memory import LatentMemory, MemoryBlock
-from .zbuffer import image_positions, project
+from .sight import image_positions
+from .zbuffer import project
 
 Choice = tuple[torch.Tensor, ...]
 

@@ -13,7 +13,8 @@ import torch
 
 from .camera import Cameras, projection_matrices
 from .memory import LatentMemory
-from .zbuffer import image_positions, project, tiles_in_sight
+from .sight import image_positions, tiles_in_sight
+from .zbuffer import project
 
 _AXIS_BITS = 21
 _AXIS_MASK = (1 << _AXIS_BITS) - 1

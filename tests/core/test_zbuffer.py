@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mirage_core import sight, zbuffer
 from mirage_core.camera import Cameras, pinhole_intrinsics, projection_matrices, unproject_cells
 from mirage_core.latent_grid import LatentGrid
 from mirage_core.memory import LatentMemory, MemoryBlock, lift
@@ -136,6 +137,51 @@ def brute_force_index(memory: LatentMemory, cameras: Cameras, size: tuple[int, i
             best.append(None if found is None or is_back[found[2]] else found)
         winners.append([-1 if one is None else one[2] for one in best])
     return torch.tensor(winners)
+
+
+def round_walk(frames: int) -> Cameras:
+    """Cameras on a small circle in the furnished room, each turned on a little."""
+    motions = [turned(360 * frame / frames) for frame in range(frames)]
+    for frame, motion in enumerate(motions):
+        motion[0, 3], motion[2, 3] = 0.3 * math.sin(frame), 0.3 * math.cos(frame)
+    return Cameras.joined([ORIGIN.moved(motion) for motion in motions])
+
+
+def thin_wall_seen_from_both_sides() -> LatentMemory:
+    latents, beyond = torch.ones(4, 1, *SIZE), turned(180)
+    beyond[2, 3] = 4.0
+    front = lift(latents, torch.full((1, *SIZE), 2.0), ORIGIN, GRID)
+    back = lift(latents * 7, torch.full((1, *SIZE), 2.05), ORIGIN.moved(beyond), GRID)
+    return LatentMemory.empty(GRID).extended(front).extended(back)
+
+
+DENSE = {
+    "a walk round a room": lambda: seen_scene(furnished_room(), round_walk(9), dtype=torch.float32),
+    "a room behind a wall": lambda: seen_scene(
+        [wall(2.0), *furnished_room()], Cameras.joined([ORIGIN, cameras_at((0, 0, 2.1))]), dtype=torch.float32
+    ),
+    "a thin wall": thin_wall_seen_from_both_sides,
+    "anything anywhere": lambda: random_memory(20_000),
+    "small patches": lambda: random_memory(20_000, side=0.02),
+}
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_patches_that_are_sorted_out_early_would_not_have_shown(name, monkeypatch):
+    memory = DENSE[name]()
+    cameras = Cameras.joined([round_walk(5), cameras_at((0, 0, 3.5), (0.2, 0.1, -1.5))])
+    view = project(memory, cameras, SIZE)
+    monkeypatch.setattr(zbuffer, "_may_show", lambda patches, *_: torch.ones_like(patches.z, dtype=torch.bool))
+    assert is_equal(project(memory, cameras, SIZE), view)
+
+
+@pytest.mark.parametrize("name", ["a walk round a room", "anything anywhere"])
+def test_how_much_is_drawn_at_a_time_changes_nothing(name, monkeypatch):
+    memory, cameras = DENSE[name](), round_walk(5)
+    view = project(memory, cameras, SIZE)
+    for module, bound in ((sight, "_LOOKS"), (zbuffer, "_TOGETHER"), (zbuffer, "_PAIRS")):
+        monkeypatch.setattr(module, bound, 300)
+    assert is_equal(project(memory, cameras, SIZE), view)
 
 
 def test_a_wall_seen_from_behind_is_unknown_and_hides_what_is_beyond_it():
