@@ -1,7 +1,7 @@
 """Cameras of a segment corrected by what the memory knows: depth is laid onto the remembered surfaces.
 
-A path says where the camera should be; a generated film may have it a little elsewhere. Point-to-plane distances
-between new and known depth are made least by a few Gauss-Newton steps, smoothly over the frames and within bounds.
+A path says where the camera should be; a generated film may have it a little elsewhere. Distances along the ray between
+new points and known planes are made least by a few Gauss-Newton steps, smoothly over the frames and within bounds.
 For depth whose scale is right: align first (alignment.py).
 """
 
@@ -27,13 +27,15 @@ _WEAKEST = 2e-3  # least mean square cosine with which the surfaces must hold ev
 _NEIGHBOURS = 4  # cells whose errors are alike
 _LEAST_NOISE = 1e-4
 _SAME_SURFACE = 0.1
+_FLATTEST = 0.1  # least cosine between ray and normal by which a distance is taken along the ray
+_BENT = (3.0, 0.002, 0.03)  # median distances from its plane, and bounds, from which on a cell is of no plane
 
 
 @dataclass(frozen=True)
 class Refinement:
     """cameras: the refined ones, or those given where is_refined is False.
     degrees, shifts: [frames] float64, how far each camera was turned, and moved in world units.
-    residuals: before and after, median distance between the surfaces as a share of the depth.
+    residuals: before and after, median distance between the surfaces along the ray, as a share of the depth.
     reason: why nothing was refined, or "".
     """
 
@@ -144,8 +146,8 @@ class _Surfaces:
         return _Surfaces(points, planes, is_new.double(), old, at_cells.intrinsics, unit, 0.5 - grid.cell_offset)
 
     def equations(self, motion: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Derivatives [frames cells 6] by turn and shift, distances [frames cells] over depth, and weights, when the
-        cameras have moved by `motion` [frames 6] (turn in radians, shift in units)."""
+        """Derivatives [frames cells 6] by turn and shift, distances [frames cells] along the ray over depth, and
+        weights, when the cameras have moved by `motion` [frames 6] (turn in radians, shift in units)."""
         rows, columns = self.points.shape[1:3]
         rigid = _rigid(motion, 1.0)
         moved = torch.einsum("fij,frcj->frci", rigid[:, :3, :3], self.points) + rigid[:, None, None, :3, 3]
@@ -159,18 +161,22 @@ class _Surfaces:
         moved = moved.flatten(1, 2)
         length = planes.norm(dim=-1).clamp_min(1e-9)
         normals = planes / length[..., None]
-        # Over the depth, as errors of depth grow with it.
         depth = moved[..., 2].clamp_min(1e-3)
-        residual = (1 - (planes * moved).sum(-1)) / length / depth
-        weights = weights * (residual.abs() < _REACH)
-        rows_of = torch.cat([torch.linalg.cross(moved, normals), normals], dim=-1) / depth[..., None]
-        return rows_of, residual, weights
+        distance = (1 - (planes * moved).sum(-1)) / length
+        weights = weights * ((distance / depth).abs() < _REACH)
+        # Along the ray and over the depth, as errors of depth are: across a floor seen flat they would count for little
+        # and those of a wall for much.
+        along = (normals * moved).sum(-1).abs().maximum(_FLATTEST * depth)
+        rows_of = torch.cat([torch.linalg.cross(moved, normals), normals], dim=-1) / along[..., None]
+        return rows_of, distance / along, weights
 
 
 def _fitted_planes(rays: torch.Tensor, inverse: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Planes [... 3] through the known surface around each cell, n . ray = inverse depth, and where there is one.
 
     Inverse depth is linear over the image on a plane; a window of 3 x 3 cells takes the noise of single cells away.
+    Where two walls meet, a plane would lie across the corner: cells are left out that are farther from theirs than
+    others are.
     """
     frames, rows, columns, _ = rays.shape
     padded = torch.nn.functional.pad(inverse, [1] * 4)
@@ -181,9 +187,11 @@ def _fitted_planes(rays: torch.Tensor, inverse: torch.Tensor) -> tuple[torch.Ten
     weighted = around * is_same[..., None]
     normal = weighted.mT @ around + 1e-9 * torch.eye(3, dtype=torch.float64)
     planes = torch.linalg.solve(normal, (weighted * windows[..., None]).sum(-2))
-    at_center = (planes * rays).sum(-1)
-    is_plane = (is_same.sum(-1) >= 6) & ((at_center - inverse).abs() < 0.03 * inverse)
-    return planes, is_plane
+    off = ((planes * rays).sum(-1) - inverse).abs() / inverse.clamp_min(1e-12)
+    is_plane = is_same.sum(-1) >= 6
+    share, least, most = _BENT
+    bent = min(max(share * _median(off, is_plane), least), most) if is_plane.any() else most
+    return planes, is_plane & (off < bent)
 
 
 def _weakest(rows_of: torch.Tensor, trust: torch.Tensor) -> float:
