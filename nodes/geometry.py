@@ -72,9 +72,10 @@ class Geometry:
             )
 
 
-def read_geometry(packet: Any) -> Geometry:
+def read_geometry(packet: Any, *, is_moge2: bool = False) -> Geometry:
     """A MOGE_GEOMETRY or DA3_GEOMETRY packet as a Geometry, on the CPU in float32.
 
+    is_moge2: True where the model is known to be MoGe 2 (depth_models.py), which the packet shows only by its normals.
     Raises ValueError when there is no depth, no valid depth at all, or it is that of a panorama.
     Source: ComfyUI v0.30 comfy_extras/nodes_moge.py and nodes_depth_anything_3.py (what the packets hold).
     """
@@ -109,13 +110,14 @@ def read_geometry(packet: Any) -> Geometry:
         confidence = 1 - 1 / _maps(packet["confidence"], "confidence", like=depth).nan_to_num(1.0).clamp_min(1.0)
     is_multiview = packet.get("mode") == "multiview"
     estimated = _estimated_or_none(packet) if is_multiview else None
-    return Geometry(depth, _unit_intrinsics(packet), sky, confidence, _kind(packet), is_multiview, estimated)
+    kind = "scale" if is_moge2 else _kind(packet)
+    return Geometry(depth, _unit_intrinsics(packet), sky, confidence, kind, is_multiview, estimated)
 
 
 def _kind(packet: dict) -> DepthKind:
     """What the model behind a packet leaves open, as far as the packet shows which model that was.
 
-    MoGe 2 is metric, and known by its normals; its file without them looks as MoGe 1 does here, which is
+    MoGe 2 is metric, and known by its normals; of a file without them the packet looks as MoGe 1's does, which is
     affine-invariant: a scale, and along z a shift that the host has only estimated. Depth Anything 3 Mono (it gives
     sky) is relative depth, and Metric, which looks the same here, fits with a shift of about 0. Its Small and Base
     models give depth up to scale.

@@ -11,6 +11,7 @@ from ..mirage_core.rgb_memory import is_rgb
 from ..mirage_core.rollout import Rollout, Shot
 from ..mirage_core.zbuffer import MemoryView
 from .depth_fitting import ALIGNMENTS, AUTO, OFF, fitted_depth
+from .depth_models import is_moge2_behind
 from .fusing import APPEND, FUSE, HALF, PRECISIONS, unwritten_picture, written_segment
 from .geometry import picture_intrinsics, read_geometry
 from .host_latents import encode_picture, fit_image, fit_maps, latent_preview, to_normalised
@@ -220,8 +221,8 @@ class WriteMemory(io.ComfyNode):
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Experimental. What moves at the end of the segment is shown to the next one for a second, going on at its speed, so "
-                    "that it does not vanish at the border. It is never remembered. Needs mover_mask.",
+                    tooltip="Experimental. What moves at the end of the segment is shown to the next one for a second, going on at its speed and "
+                    "fading from its outline inwards, so that it does not vanish at the border. It is never remembered. Needs mover_mask.",
                 ),
                 io.Mask.Input(
                     "mover_mask",
@@ -239,6 +240,7 @@ class WriteMemory(io.ComfyNode):
                     "edge. Black: masked or without depth.",
                 ),
             ],
+            hidden=[io.Hidden.dynprompt],
         )  # fmt: skip
 
     @classmethod
@@ -259,7 +261,7 @@ class WriteMemory(io.ComfyNode):
                 lifted, how = latents, ""
                 if update == _RE_ENCODE and not is_rgb(memory.memory):
                     lifted, how = re_encoded(memory, images, static_mask, vae), "re-encoded, "
-                shape = read_geometry(geometry)
+                shape = read_geometry(geometry, is_moge2=is_moge2_behind(cls.hidden, "geometry"))
                 alignment = alignment if align_depth else OFF
                 fitted = fitted_depth(memory, view, shape, static_mask, alignment=alignment, refine_poses=refine_poses)
                 written = written_segment(

@@ -203,10 +203,61 @@ def test_the_host_s_own_depth_models_are_read_and_fitted(
         if "mask" in packet:
             packet["mask"] = torch.ones_like(packet["mask"])
         result = fitted(pack, rollout, packet)
-    # The MoGe 2 file here is the one without normals: nothing in its packet tells it from MoGe 1.
+    # The MoGe 2 file here is the one without normals: nothing in its packet alone tells it from MoGe 1.
     assert pack("geometry").read_geometry(packet).kind == "scale + shift"
     assert "shifted by" in result.notes[0]
     assert result.maps.shape == (9, *IMAGE) and result.depth.shape == (9, *SIZE)
+
+
+def hidden_in(workflow: dict):
+    """What the host hands to a node besides its inputs."""
+    api = importlib.import_module("comfy_api.latest").io
+    prompt = importlib.import_module("comfy_execution.graph").DynamicPrompt(workflow)
+    return api.HiddenHolder.from_dict({api.Hidden.dynprompt: prompt})
+
+
+def moge_workflow(file: str) -> dict:
+    return {
+        "1": {"class_type": "LoadMoGeModel", "inputs": {"model_name": file}},
+        "2": {"class_type": "MoGeInference", "inputs": {"moge_model": ["1", 0]}},
+        "3": {"class_type": "MirageWriteMemory", "inputs": {"geometry": ["2", 0]}},
+        "4": {"class_type": "MirageWriteMemory", "inputs": {"geometry": ["1", 0]}},
+        "5": {"class_type": "MirageWriteMemory", "inputs": {}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("file", "node", "is_moge2"),
+    [
+        ("mirage_random_moge2", "3", True),
+        ("mirage_random_moge1", "3", False),
+        ("mirage_random_da3", "3", False),
+        ("not_there", "3", False),
+        ("mirage_random_moge2", "4", False),
+        ("mirage_random_moge2", "5", False),
+        ("mirage_random_moge2", "6", False),
+    ],
+)
+def test_moge_2_without_normals_is_known_by_its_file(pack, host, base_directory, file, node, is_moge2) -> None:
+    folder = base_directory / "models" / "geometry_estimation"
+    host.folder_paths.add_model_folder_path("geometry_estimation", str(folder))
+    hidden = hidden_in(moge_workflow(f"{file}.safetensors"))
+    with importlib.import_module("comfy_execution.utils").CurrentNodeContext("prompt", node):
+        assert pack("depth_models").is_moge2_behind(hidden, "geometry") is is_moge2
+        assert not pack("depth_models").is_moge2_behind(None, "geometry")
+    assert not pack("depth_models").is_moge2_behind(hidden, "geometry")
+
+
+def test_a_file_that_is_no_safetensors_is_not_taken_for_moge_2(pack, host, tmp_path) -> None:
+    (tmp_path / "broken.safetensors").write_bytes(b"encoder.backbone.")
+    host.folder_paths.add_model_folder_path("geometry_estimation", str(tmp_path))
+    with importlib.import_module("comfy_execution.utils").CurrentNodeContext("prompt", "3"):
+        assert not pack("depth_models").is_moge2_behind(hidden_in(moge_workflow("broken.safetensors")), "geometry")
+
+
+def test_depth_of_a_known_moge_2_is_fitted_by_scale_alone(pack, read) -> None:
+    packet = {"depth": DEPTH, "intrinsics": torch.eye(3)[None]}
+    assert (read(packet).kind, read(packet, is_moge2=True).kind) == ("scale + shift", "scale")
 
 
 # EXIF.
