@@ -119,7 +119,7 @@ def flights(crew: Crew, asked: argparse.Namespace) -> Iterator[dict]:
     done = _whole_entries(log, worlds=asked.worlds, seeds=asked.seeds)
     yield from done
     known = {(one["variant"], one["world"], one["seed"]) for one in done}
-    for world in range(asked.worlds):
+    for world in range(asked.first_world, asked.worlds, asked.every):
         jobs: list[tuple[Variant | None, int]] = [(None, 0)]
         jobs += [(variant, seed) for seed in range(asked.seeds) for variant in VARIANTS if can_fly(crew, variant)]
         missing = [one for one in jobs if ("ceiling" if one[0] is None else one[0].name, world, one[1]) not in known]
@@ -216,13 +216,15 @@ def main() -> None:
     )
     nano = Path("output/nano")
     parser.add_argument("--worlds", type=int, default=12)
+    parser.add_argument("--first-world", type=int, default=0, help="with --every: this process's share of the worlds")
+    parser.add_argument("--every", type=int, default=1, help="fly every n-th world only; a last run makes the table")
     parser.add_argument("--seeds", type=int, default=2, help="noises per world")
     parser.add_argument("--autoencoder", type=Path, default=nano / "autoencoder_final.safetensors")
     parser.add_argument("--base", type=Path, default=nano / "base/nano_base.safetensors")
     parser.add_argument("--branch", type=Path, default=nano / "adapter/branch/nano_branch.safetensors")
     parser.add_argument("--lora", type=Path, default=nano / "adapter/lora/nano_lora.safetensors")
     parser.add_argument("--out", type=Path, default=nano / "closed_loop", help="of flights, log and plot")
-    parser.add_argument("--size", type=int, default=128, help="width and height in pixels")
+    parser.add_argument("--size", type=int, default=192, help="width and height in pixels")
     parser.add_argument("--steps", type=int, default=8, help="of sampling")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=2)

@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--base", type=Path, default=nano / "base/nano_base.safetensors")
     parser.add_argument("--branch", type=Path, default=nano / "adapter/branch/nano_branch.safetensors")
     parser.add_argument("--lora", type=Path, default=nano / "adapter/lora/nano_lora.safetensors")
-    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--size", type=int, default=192)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/closed_loop_cost.*")
