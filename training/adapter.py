@@ -36,7 +36,7 @@ from .nano import add_film_arguments, shelves
 from .nano_films import Codec, Film
 from .nano_sampling import flow_loss
 from .nano_words import WordTable
-from .run import Training, add_arguments, asked_run
+from .run import Training, add_arguments, add_optimizer_argument, asked_run
 from .wan import Wan, WanSizes, initialised
 from .wan_memory import Lora, SideBranch, WanWithMemory
 
@@ -177,7 +177,7 @@ def usable(films: Sequence[Film], recipe: Recipe) -> list[Film]:
     if not found:
         raise ValueError(
             f"None of {len(films)} films has {least} latent frames. Render longer clips: python -m training.clip_pool "
-            "output/nano/long_clips --frames 97 --flights 1."
+            "output/nano/flights --frames 97 --flights 1."
         )
     return found
 
@@ -266,6 +266,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training.adapter", description=(__doc__ or "").split("\n")[0])
     defaults = AdapterOptions()
     add_arguments(parser, folder="output/nano/adapter")
+    add_optimizer_argument(parser)
     add_film_arguments(parser)
     parser.add_argument("--stage", choices=("branch", "lora"), default="branch")
     parser.add_argument("--base", type=Path, default=Path("output/nano/base/nano_base.safetensors"))
@@ -307,7 +308,7 @@ def main() -> None:
     if options.stage == "lora":
         trained = load_branch(asked.branch or asked.folder.parent / "branch/nano_branch.safetensors", adapter.sizes)
         adapter.use(trained)
-    training = Training(adapter, run, rate=options.rate, warmup=50, decay_steps=4000)
+    training = Training(adapter, run, rate=options.rate, warmup=50, decay_steps=4000, is_orthogonal=asked.muon)
     codec = Codec(asked.autoencoder, run.device)
     films, _ = shelves(codec, asked)
     note = {"mirage.autoencoder": codec.stamp, "mirage.trained_with": json.dumps(asdict(options))}

@@ -1,6 +1,6 @@
 """Train the nano base: a Wan2.2-TI2V of a few million parameters that films procedural worlds from a first frame.
 
-    python -m training.clip_pool output/nano/clips --worlds 400
+    python -m training.clip_pool output/nano/flights --worlds 120 --flights 1 --frames 97 --movers 2 --size 192
     python -m training.nano --autoencoder output/nano/autoencoder_final.safetensors --minutes 60
 
 The next run goes on where this one stopped. The folder then holds nano_base.safetensors, which the host's Load
@@ -29,7 +29,7 @@ from .clip_pool import clip_files
 from .nano_films import Codec, Film, FilmShelf, own_clips
 from .nano_sampling import flow_loss, sampled
 from .nano_words import WordTable
-from .run import Training, add_arguments, asked_run, write_weights
+from .run import Training, add_arguments, add_optimizer_argument, asked_run, write_weights
 from .wan import Wan, WanSizes, initialised
 
 SEGMENT = 9  # latent frames
@@ -188,9 +188,7 @@ def shelves(codec: Codec, asked: argparse.Namespace) -> tuple[list[Film], list[F
 def add_film_arguments(parser: argparse.ArgumentParser) -> None:
     """Where films come from, the same for the base and the adapter."""
     parser.add_argument("--autoencoder", type=Path, default=Path("output/nano/autoencoder_final.safetensors"))
-    parser.add_argument(
-        "--clips", type=Path, nargs="+", default=[Path("output/nano/clips"), Path("output/nano/long_clips")]
-    )
+    parser.add_argument("--clips", type=Path, nargs="+", default=[Path("output/nano/flights")], help="all of one size")
     parser.add_argument("--held-out-clips", type=Path, help="of worlds that are only measured; default none")
     parser.add_argument("--films", type=Path, default=Path("output/nano/latents"), help="of the encoded clips")
     parser.add_argument("--own-clips", type=Path, help="clips of your own instead: folders as training/clips.py reads")
@@ -201,6 +199,7 @@ def add_film_arguments(parser: argparse.ArgumentParser) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m training.nano", description=(__doc__ or "").split("\n")[0])
     add_arguments(parser, folder="output/nano/base")
+    add_optimizer_argument(parser)
     add_film_arguments(parser)
     parser.add_argument("--dim", type=int, default=256, help="width; 128 per head")
     parser.add_argument("--layers", type=int, default=6)
@@ -210,7 +209,7 @@ def main() -> None:
     run = asked_run(asked)
     sizes = WanSizes(dim=asked.dim, ffn_dim=4 * asked.dim, heads=max(1, asked.dim // 128), layers=asked.layers)
     nano = Nano(NanoOptions(sizes, batch=asked.batch, rate=asked.rate))
-    training = Training(nano, run, rate=asked.rate, warmup=50, decay_steps=4000)
+    training = Training(nano, run, rate=asked.rate, warmup=50, decay_steps=4000, is_orthogonal=asked.muon)
     codec = Codec(asked.autoencoder, run.device)
     films, held_out = shelves(codec, asked)
     note = {"mirage.autoencoder": codec.stamp, "mirage.trained_with": json.dumps(asdict(nano.options))}

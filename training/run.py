@@ -188,6 +188,11 @@ def add_arguments(parser: argparse.ArgumentParser, *, folder: str) -> None:
     parser.add_argument("--threads", type=int, default=2, help="of the CPU")
 
 
+def add_optimizer_argument(parser: argparse.ArgumentParser) -> None:
+    """--muon, for trainers of transformers; pass it on as Training's is_orthogonal."""
+    parser.add_argument("--muon", action="store_true", help="Muon instead of AdamW: for short trainings")
+
+
 def asked_run(asked: argparse.Namespace) -> Run:
     torch.set_num_threads(asked.threads)
     asked.folder.mkdir(parents=True, exist_ok=True)
