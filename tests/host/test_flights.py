@@ -67,7 +67,13 @@ def tiny(name: str, **changes) -> dict:
 
 def test_the_stock_depth_loaders_and_a_random_model_carry_a_flight_wired_by_hand(client, picture):
     prompt = tiny("first_flight", LoadImage={"image": picture})
-    assert len(film(client, prompt, client.run(prompt))) == 37
+    # A MoGe 2 without normals: Write Memory knows it by its file, and fits no shift.
+    prompt[of_type(prompt, "LoadMoGeModel")]["inputs"]["model_name"] = "mirage_random_moge2.safetensors"
+    prompt["report"] = node("PreviewAny", source=[of_type(prompt, "MirageWriteMemory"), 1])
+    finished = client.run(prompt)
+    assert len(film(client, prompt, finished)) == 37
+    (report,) = finished.outputs["report"]["text"]
+    assert "depth scaled by" in report and "shifted by" not in report
 
 
 def test_second_shot_runs_in_the_world_that_long_flight_has_left(client, picture):
