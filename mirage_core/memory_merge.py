@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import torch
 
+from .known_patches import on_patches_of
 from .memory import LatentMemory, planes
 from .memory_edits import Choice, forgotten, moved
-from .rgb_memory import voxel_keys
+from .rgb_memory import is_rgb, voxel_keys
 
 _SOURCE, _TARGET = 1500, 12000  # points that are compared, evenly taken
 _ROUNDS = 40
@@ -89,7 +90,8 @@ def merged(
 ) -> tuple[LatentMemory, int]:
     """Both memories in the first's world, and how many points of the second were left out.
 
-    A point of the second is left out where the first has one of the same size in the same place, unless it is locked.
+    A point of the second is left out, unless it is locked, where the first knows its place, see known_patches.py; one
+    of an RGB memory, where the first has one of the same size in its voxel.
     Its latent frames are numbered before all of the first's, in their order. Blocks of the first are shared.
     Raises ValueError when the two hold other things: another kind, cell rule, or number of channels.
     """
@@ -101,7 +103,8 @@ def merged(
     ) else (torch.zeros(1, dtype=torch.int32), second.latent_index)  # fmt: skip
     later = int(own.min()) - 1 - int(other.max())
     placed = moved(second, motion, scale=scale, later=later)
-    rest = forgotten(placed, _known(first, placed))
+    known = _in_voxels_of(first, placed) if is_rgb(first) else on_patches_of(first, placed)
+    rest = forgotten(placed, known)
     return LatentMemory(first.grid, (*first.blocks, *rest.blocks)), second.count - rest.count
 
 
@@ -134,7 +137,7 @@ def _descended(
     return _judged(target, _moved(source, motion, scale), motion, scale)
 
 
-def _known(first: LatentMemory, second: LatentMemory) -> Choice:
+def _in_voxels_of(first: LatentMemory, second: LatentMemory) -> Choice:
     """Points of the second in whose voxel, as wide as the point's own cell, the first has a point."""
     if not first.blocks:
         return tuple(torch.zeros(len(block), dtype=torch.bool) for block in second.blocks)

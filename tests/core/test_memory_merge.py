@@ -106,6 +106,27 @@ def test_a_merged_memory_shows_what_only_the_second_knew_and_shares_the_first(ro
     assert known > project(room, camera, SIZE).is_covered.float().mean() + 0.3
 
 
+def test_what_the_first_knows_as_finely_is_left_out_wherever_its_cells_lie(room):
+    second = seen_from(turned(12.7, 0.15, 0.02, 0.1))
+    camera = Cameras(turned(12.7, 0.15, 0.02, 0.1)[None], pinhole_intrinsics(80, IMAGE)[None], IMAGE)
+    shown = int(project(room, camera, SIZE).is_covered.sum())
+    joined, left_out = merged(room, second, torch.eye(4))
+    assert left_out > 0.9 * shown
+    assert project(joined, camera, SIZE).is_covered.all(), "and nothing is missing for that"
+
+
+def test_a_finer_second_is_kept_and_a_coarser_one_left_out():
+    far, near = seen_from(turned(0), scene=[wall(4.0)]), seen_from(turned(0, 0, 0, 2.0), scene=[wall(4.0)])
+    assert merged(far, near, torch.eye(4))[1] == 0
+    _, left_out = merged(near, far, torch.eye(4))
+    assert left_out == far.count / 4, "the half of the height and width that the near one knows"
+
+
+def test_the_back_of_a_wall_is_another_surface():
+    front, back = seen_from(turned(0), scene=[wall(4.0)]), seen_from(turned(180, 0, 0, 8.0), scene=[wall(4.0)])
+    assert merged(front, back, torch.eye(4))[1] == 0
+
+
 def test_the_seconds_latent_frames_come_before_the_firsts(room):
     behind = seen_from(turned(180), turned(170))
     joined, _ = merged(room, behind, torch.eye(4))
