@@ -129,10 +129,11 @@ def measured(growth: Growth, film: Cameras, segment: int, there: int) -> dict:
         "new frames": counts[Verdict.NEW] / (SIZE[0] * SIZE[1]),
         "read ms/frame": 1000 * reading,
         "RSS MiB": resident_megabytes(),
-        "appended MiB": resident_bytes(growth.everything) / _MIB if segment < APPENDED else "",
-        "rgb thinned MiB": resident_bytes(growth.rgb) / _MIB if segment < RGB else "",
         "seconds": time.process_time() - start,
     }
+    if APPENDED:
+        row["appended MiB"] = resident_bytes(growth.everything) / _MIB if segment < APPENDED else ""
+        row["rgb thinned MiB"] = resident_bytes(growth.rgb) / _MIB if segment < RGB else ""
     if segment + 1 == max(APPENDED, RGB):
         growth.everything, growth.rgb = LatentMemory.empty(WAN22), LatentMemory.empty(PIXELS)
     return row
@@ -178,20 +179,32 @@ def summary(rows: list[dict], there: int) -> str:
     seen = [row["MiB added"] for row in rows[there:]]
     ground = sum(row["new frames"] for row in rows[:there]) / there
     reading = [row["read ms/frame"] for row in rows]
-    ratio = f"{rows[RGB - 1]['rgb thinned MiB'] / rows[RGB - 1]['MiB']:.0f}" if len(rows) >= RGB > 0 else "-"
-    everything = f"{rows[APPENDED - 1]['appended MiB']:.0f}" if len(rows) >= APPENDED > 0 else "-"
+    most = max(rows[:there], key=lambda row: row["MiB added"])
     return (
         f"Growth of the memory at {SIZE[0]}x{SIZE[1]} cells over {len(rows)} segments of 8 new latent frames: "
         f"{there} through the rooms of a house at {4 * _STEP:.2g} m/s, looking "
         "about, then back the same way. Depth is cast and off by 1 %, smoothly; latents are kept as fp16. MiB is all "
         "that is resident, the tiles for drawing included. Read-out: best of several, processor time on one thread, "
-        "of 9 latent frames. The rivals go along for the first segments. "
+        "of 9 latent frames. "
         f"Bars: new ground {sum(new) / len(new):.2f} MiB per segment (at most 0.45), {ground:.2f} frames' worth of new "
-        f"cells each; revisit {sum(seen) / len(seen):.3f} (at most 0.02); read-out at the last segment "
+        f"cells each; most in segment {most['segment']}, {most['MiB added']:.2f} MiB, which saw "
+        f"{most['new frames']:.2f} frames' worth of new cells; revisit {sum(seen) / len(seen):.3f} (at most 0.02), "
+        f"most {max(seen):.3f}; read-out at the last segment "
         f"{reading[-1]:.2f} ms against {reading[1]:.2f} at segment 2 ({reading[-1] / reading[1] - 1:+.0%}, bar 10 %), "
         f"median of the second half over that of the first "
-        f"{sorted(reading[there:])[len(reading[there:]) // 2] / sorted(reading[:there])[there // 2]:.2f}. At segment "
-        f"{RGB} the thinned RGB memory is {ratio} times as large (at least 50), everything appended {everything} MiB."
+        f"{sorted(reading[there:])[len(reading[there:]) // 2] / sorted(reading[:there])[there // 2]:.2f}."
+    ) + rivals(rows)
+
+
+def rivals(rows: list[dict]) -> str:
+    """What the memory's rivals need at the last segment for which they went along; nothing when they stayed away."""
+    if not APPENDED or len(rows) < APPENDED:
+        return ""
+    last = rows[APPENDED - 1]
+    return (
+        f" The rivals go along for {APPENDED} segments. Then the thinned RGB memory is "
+        f"{last['rgb thinned MiB'] / last['MiB']:.0f} times as large (at least 50), everything appended "
+        f"{last['appended MiB']:.0f} MiB."
     )
 
 
