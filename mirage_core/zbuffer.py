@@ -40,6 +40,7 @@ _DISTANCE_SHIFT = 14  # leaves 17 bits of a positive float32
 _BEYOND = 1e37  # deeper than this is nothing
 _BEYOND_BITS = int(torch.tensor(_BEYOND).view(torch.int32))
 _REACH = 8  # a patch covers cells at most this far from its point's cell; without it one point fills the picture
+_OUTSIDE = (2 * _REACH + 1) ** 2  # more cells than a patch covers
 _BORDER = _REACH + 1  # around the image: takes points whose patches may reach into it, and in its rim all others
 _WINDOWS = (1, 3, _REACH)  # cells around a point's own, of which a patch of some size may cover any
 # In cells other than its point's own a patch counts as so much farther: within 5 % surfaces are one surface as far as
@@ -257,10 +258,12 @@ def _spread(canvas: _Canvas, large: _LargePatches) -> None:
     half_v = (ay - v * az).abs_().add_((by - v * bz).abs_()).mul_(HALF_SIDE).div_(least)
     first_column, columns = _cells_within(u, half_u, canvas.columns)
     first_row, rows = _cells_within(v, half_v, canvas.rows)
-    counts = (columns * rows).long()
+    # The cells of a patch are counted row by row; its own, if it is in the image, is left out: there it has been drawn.
     in_image = (u >= 0).logical_and_(u < canvas.columns).logical_and_(v >= 0).logical_and_(v < canvas.rows)
-    several = (counts > in_image).nonzero()[:, 0]  # in its own cell, one of these, a point has been drawn
-    counts = counts.index_select(0, several)
+    own = (v.int() - first_row).mul_(columns).add_(u.int()).sub_(first_column).masked_fill_(~in_image, _OUTSIDE)
+    counts = (columns * rows).sub_(in_image.int())
+    several = (counts > 0).nonzero()[:, 0]
+    counts = counts.index_select(0, several).long()
     ends = counts.cumsum(0)
     if not len(ends):
         return
@@ -272,6 +275,7 @@ def _spread(canvas: _Canvas, large: _LargePatches) -> None:
         rank = torch.arange(len(owner), device=owner.device).add_(int(ends[start] - counts[start])).int()
         rank.sub_((ends - counts).int().index_select(0, owner))
         owner = several.index_select(0, owner)
+        rank.add_(rank >= own.index_select(0, owner))
         width = columns.index_select(0, owner)
         down = torch.div(rank, width, rounding_mode="floor")
         column = first_column.index_select(0, owner).add_(rank).sub_(down * width).to(u.dtype)
