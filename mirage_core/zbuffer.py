@@ -22,9 +22,10 @@ from itertools import pairwise
 import torch
 
 from .camera import Cameras, projection_matrices
-from .memory import HALF_SIDE, LatentMemory, MemoryBlock, planes
+from .memory import HALF_SIDE, LatentMemory, planes
 from .patches import Patches, is_hit
 from .sight import TileChunk, Vector, image_positions, tiles_in_sight, turned
+from .winners import Winners
 
 # Large patches drawn at a time: of several cameras if each has few, since small steps cost as much as larger ones.
 _TOGETHER = 1 << 15
@@ -333,70 +334,28 @@ def _view(
     memory: LatentMemory, matrices: torch.Tensor, size: tuple[int, int], index: torch.Tensor, *, at_cell_center: bool
 ) -> MemoryView:
     """Latents and depth of the winners. index: [frames cells], -1 where nothing is known."""
-    blocks = memory.blocks or (_no_points(memory.grid.channels),)
-    winners = _Winners(blocks, index)
-    points = winners.at_cells(winners.rows("points", torch.float64))
+    winners = Winners(memory, index)
+    points = winners.at_cells(winners.rows("points").double())
     u, v, z = image_positions(_fields(points, index.shape), matrices)
     if at_cell_center:
-        plane = _fields(winners.at_cells(planes(winners.rows("sides", torch.float64))), index.shape)
+        plane = _fields(winners.at_cells(planes(winners.rows("sides").double())), index.shape)
         patches = Patches.of((u, v, z), turned(plane[:3], torch.linalg.inv(matrices[:, :, :3]).mT), plane[3])
         z = _depth_at_centers(patches, size)
         winners.leave_out(patches.weight > 1)
-    latents = winners.at_cells(winners.rows("latents", blocks[0].latents.dtype))
+    latents = winners.at_cells(winners.rows("latents").to(winners.blocks[0].latents.dtype))
     is_covered = winners.rank > 0
     shape = (len(index), *size)
     return MemoryView(
         latents=latents.view(*shape, memory.grid.channels).movedim(-1, 0),
         is_covered=is_covered.view(shape),
-        depth=z.flatten().where(is_covered, 0.0).to(blocks[0].points.dtype).view(shape),
+        depth=z.flatten().where(is_covered, 0.0).to(winners.blocks[0].points.dtype).view(shape),
         point_index=index.flatten().where(is_covered, -1).view(shape),
     )
-
-
-class _Winners:
-    """Fields of the points that show, read only from the blocks these lie in.
-
-    rank: [frames * cells] int64, row of rows() that belongs to a cell; 0 where nothing shows.
-    """
-
-    def __init__(self, blocks: Sequence[MemoryBlock], index: torch.Tensor) -> None:
-        """index: [frames cells], -1 where no point shows."""
-        self.blocks, self.parts = blocks, []
-        ends = torch.tensor([len(block) for block in blocks], device=index.device).cumsum(0)
-        known = (index.flatten() >= 0).nonzero()[:, 0]
-        winner = index.flatten().index_select(0, known)
-        block_of = torch.bucketize(winner, ends, right=True)
-        order = [known[:0]]
-        for number in torch.bincount(block_of).nonzero()[:, 0].tolist():
-            chosen = (block_of == number).nonzero()[:, 0]
-            order.append(known.index_select(0, chosen))
-            self.parts.append((blocks[number], winner.index_select(0, chosen) - (ends[number] - len(blocks[number]))))
-        self.rank = torch.zeros(index.numel(), dtype=torch.int64, device=index.device)
-        self.rank[torch.cat(order)] = torch.arange(1, len(known) + 1, device=index.device)
-
-    def rows(self, name: str, dtype: torch.dtype) -> torch.Tensor:
-        """[1 + m ...] a row of zeros, and one for every cell where something shows."""
-        field = getattr(self.blocks[0], name)
-        rows = [getattr(block, name).index_select(0, rows) for block, rows in self.parts]
-        return torch.cat([field.new_zeros(1, *field.shape[1:]), *rows]).to(dtype)
-
-    def at_cells(self, rows: torch.Tensor) -> torch.Tensor:
-        """[frames * cells ...] such rows where they show."""
-        return rows.index_select(0, self.rank)
-
-    def leave_out(self, cells: torch.Tensor) -> None:
-        """From now on nothing shows in these cells: [frames cells] bool."""
-        self.rank.masked_fill_(cells.flatten(), 0)
 
 
 def _fields(rows: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     """[fields frames cells] of rows [frames * cells fields]."""
     return rows.T.contiguous().view(-1, *shape)
-
-
-def _no_points(channels: int) -> MemoryBlock:
-    none = torch.zeros(0)
-    return MemoryBlock(none.view(0, 3), none.view(0, channels), none.int(), none, none, none.view(0, 2, 3))
 
 
 def _depth_at_centers(patches: Patches, size: tuple[int, int]) -> torch.Tensor:

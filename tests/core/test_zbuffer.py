@@ -296,6 +296,15 @@ def test_how_points_are_cut_into_blocks_changes_nothing(show):
 
 
 @pytest.mark.parametrize("show", [project, project_points])
+def test_more_blocks_than_are_looked_for_one_by_one_change_nothing(show):
+    memory = random_memory(3000)
+    cut = LatentMemory(GRID, tuple(picked(memory, part).blocks[0] for part in torch.arange(3000).split(60)))
+    view = show(memory, ORIGIN, SIZE)
+    assert len({int(point) // 60 for point in view.point_index[view.is_covered]}) > 16
+    assert is_equal(view, show(cut, ORIGIN, SIZE))
+
+
+@pytest.mark.parametrize("show", [project, project_points])
 def test_all_cameras_in_one_call_see_what_each_sees_alone(show):
     memory, cameras = random_memory(2000), cameras_at((0, 0, 0), (0.5, 0.2, -4), (9, 9, 9))
     together = show(memory, cameras, SIZE)
