@@ -32,7 +32,7 @@ def is_moge2_behind(hidden: Any, name: str) -> bool:
 def _linked(prompt: Any, node_id: str, name: str, kind: str) -> str | None:
     """The node that input `name` of a node comes from, if it is of class `kind`."""
     link = prompt.get_node(node_id)["inputs"].get(name) if prompt.has_node(node_id) else None
-    if not is_link(link) or not prompt.has_node(link[0]):
+    if link is None or not is_link(link) or not prompt.has_node(link[0]):
         return None
     return link[0] if prompt.get_node(link[0])["class_type"] == kind else None
 
