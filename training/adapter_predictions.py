@@ -61,7 +61,8 @@ def main() -> None:
     clips = [
         clip for clip in clips if (shelf.folder / clip.name).is_file() and len(read_clip(clip)) >= asked.least_frames
     ]
-    for path in predict(crew, shelf, clips[: asked.count], steps=asked.steps, is_again=asked.again):
+    chosen = clips[:: max(1, len(clips) // max(1, asked.count))][: asked.count]  # rooms and plazas
+    for path in predict(crew, shelf, chosen, steps=asked.steps, is_again=asked.again):
         print(path.name, flush=True)
 
 
