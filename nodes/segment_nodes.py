@@ -50,7 +50,7 @@ class GenerateSegment(io.ComfyNode):
                 io.Combo.Input("scheduler", options=[MIRAGE_SCHEDULE, *comfy.samplers.SCHEDULER_NAMES], default=MIRAGE_SCHEDULE, tooltip="mirage is the schedule Mirage was released with; any scheduler of the host works too."),
                 io.Float.Input("shift", default=5.0, min=0.0, max=100.0, step=0.1, tooltip="Flow shift: higher spends more steps on the layout, lower on detail. Mirage is made for 5. 0 keeps the shift MODEL has."),
                 io.Float.Input("strength", default=1.0, min=0.0, max=4.0, step=0.01, tooltip="How strongly the memory is obeyed. 0 ignores it. With an adapter that has a side branch: the branch's strength. Without: how far the covered part is pulled to the memory, at most 1."),
-                io.Float.Input("guide_until", default=0.7, min=0.0, max=1.0, step=0.01, tooltip="Share of the schedule during which the covered part is pulled to the memory; afterwards the model is free to heal seams and light. Not used with a side branch."),
+                io.Float.Input("guide_until", default=0.7, min=0.0, max=1.0, step=0.01, tooltip="Share of the schedule during which the covered part is pulled to the memory; afterwards the model is free to heal seams and light. With a side branch only where pull is above 0."),
                 MirageAdapter.Input("adapter", optional=True, tooltip="From Load Mirage Adapter: a trained side branch and / or LoRA. Without it a stock Wan2.2 is guided by the memory as it is."),
                 io.Vae.Input("vae", optional=True, tooltip="The Wan2.2 VAE. Needed for end_image, reference_images, and side branches that read an encoded video beside the view."),
                 io.Image.Input("end_image", optional=True, tooltip="A picture the film ends on."),
@@ -60,6 +60,7 @@ class GenerateSegment(io.ComfyNode):
                 io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True, tooltip="Share of the sampling after which the side branch stops."),
                 io.Int.Input("references", default=4, min=0, max=8, optional=True, advanced=True, tooltip="At most this many earlier latent frames that saw the same place go through the model beside the segment. Only with an adapter."),
                 io.Int.Input("preceding", default=2, min=0, max=8, optional=True, advanced=True, tooltip="This many latent frames just before the segment go through the model beside it. Only with an adapter."),
+                io.Float.Input("pull", default=0.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True, tooltip="With a side branch: how far the covered part is also pulled to the memory, until guide_until. 0 as Mirage was released; more helps a branch that was trained for a short time."),
             ],
             outputs=[
                 io.Latent.Output(display_name="segment", tooltip="The segment, its first latent being the last one of the film so far. For VAE Decode and Write Memory."),
@@ -72,7 +73,7 @@ class GenerateSegment(io.ComfyNode):
         cls, model, positive, negative, view: MemoryView, memory: Rollout, seed, steps, cfg, sampler_name, scheduler,
         shift, strength, guide_until, adapter: Adapter | None = None, vae=None, end_image=None,
         end_image_at="end of the path", reference_images=None, start_percent=0.0, end_percent=1.0, references=4,
-        preceding=2,
+        preceding=2, pull=0.0,
     ) -> io.NodeOutput:  # fmt: skip
         with named_errors(memory, "Generate Segment"):
             check_model(model)
@@ -95,8 +96,9 @@ class GenerateSegment(io.ComfyNode):
                 )
             else:
                 obeying = model
-            if adapter is None or adapter.branch is None:
-                obeying = with_guidance(obeying, view, strength=min(strength, 1.0), end_percent=guide_until)
+            pulled = min(strength, 1.0) * (pull if adapter is not None and adapter.branch is not None else 1.0)
+            if pulled:
+                obeying = with_guidance(obeying, view, strength=pulled, end_percent=guide_until)
             is_end = end_image_at == "this segment" or memory.segments_done == len(memory.plan) - 1
             end_latents = _encoded(None if end_image is None else end_image[-1:], vae, memory, "end_image")
             sampler, sigmas = schedule(model, sampler_name, scheduler, steps)

@@ -63,7 +63,8 @@ def asked(tmp_path) -> argparse.Namespace:
     save_base(tmp_path / "base.safetensors", nano.state_dict(), nano, {})
     save_file(stand_in_vae(), tmp_path / "ae.safetensors")
     return argparse.Namespace(
-        worlds=1, seeds=1, first_world=0, every=1, size=64, steps=1, device="cpu", out=tmp_path / "out", base=tmp_path / "base.safetensors",
+        worlds=1, seeds=1, first_world=0, every=1,
+        size=64, steps=1, device="cpu", out=tmp_path / "out", base=tmp_path / "base.safetensors",
         autoencoder=tmp_path / "ae.safetensors", branch=tmp_path / "none", lora=tmp_path / "none",
     )  # fmt: skip
 
