@@ -19,7 +19,7 @@ import tarfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 REPO = Path(__file__).resolve().parent
@@ -29,8 +29,10 @@ HOST = REPO / ".host"
 BASE = HOST / "base"
 LOG = HOST / "setup.log"
 OUTPUT = REPO / "output"
-DEMO_PICTURE = REPO / "workflows" / "input" / "mirage_room.jpg"
+SAMPLE_PICTURE = REPO / "workflows" / "input" / "mirage_room.jpg"
+NANO = REPO / "workflows" / "nano"
 PACK_NAME = "ComfyUI-Mirage"
+_WORLD_FOV = 75.0  # degrees, as the example scenes
 
 # These three belong together: a CPU-only torch with these torchvision and torchaudio builds fails at import.
 TORCH = ["torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0"]
@@ -87,13 +89,17 @@ def _arguments() -> argparse.Namespace:
         sub.set_defaults(run=run)
         return sub
 
-    demo = command("demo", run_demo, "install, start the real server, fly one picture, write film and plots to output/")
-    demo.add_argument("--image", metavar="FILE", type=Path, default=DEMO_PICTURE, help="the first picture of the film")
+    demo = command(
+        "demo", run_demo, "install, start the real server, fly through a world, write film and plots to output/"
+    )
+    first = demo.add_mutually_exclusive_group()
+    first.add_argument("--world", metavar="SEED", type=int, help="another made-up world: odd is a plaza, even a room")
+    first.add_argument("--image", metavar="FILE", type=Path, help="your own picture, with a stand-in model")
     demo.add_argument("--segments", metavar="N", type=int, default=3, help="length: 32 N + 1 frames (default 3)")
     demo.add_argument("--path", metavar="PRESET", help="camera move, such as pan_left, dolly_in, orbit_right")
     demo.add_argument("--prompt", metavar="TEXT", help="what the film shows; one line per segment")
     demo.add_argument("--seed", metavar="N", type=int, help="seed of the first segment")
-    demo.add_argument("--size", metavar="WxH", type=_size, default=(512, 320), help="pixels (default 512x320)")
+    demo.add_argument("--size", metavar="WxH", type=_size, help="pixels (default 192x192; with --image 512x320)")
     test = command("test", run_tests, "install and run everything in tests/; further arguments go to pytest")
     test.add_argument("pytest", nargs=argparse.REMAINDER, metavar="...", help="arguments for pytest")
     comfy = command("comfy", run_comfy, "install and start ComfyUI with this pack for a browser")
@@ -126,12 +132,17 @@ def run_demo(asked: argparse.Namespace) -> int:
     from real_host.demo import Flight, fly
     from real_host.server import ServerFailed, running_server
 
+    size = asked.size or ((512, 320) if asked.image else None)
     try:
-        flight = Flight(asked.image, asked.segments, asked.size, asked.path, asked.prompt, asked.seed)
+        flight = Flight(asked.image, asked.segments, size, asked.path, asked.prompt, asked.seed)
     except ValueError as error:
         raise Trouble(str(error)) from None
     place = set_up(asked.comfyui)
-    workflow = _demo_models(place)
+    if asked.world is not None:
+        kind = "plaza" if asked.world % 2 else "room"
+        picture = _rendered_world(place, kind, asked.world)
+        flight = replace(flight, image=picture, fov=_WORLD_FOV, prompt=asked.prompt or kind)
+    workflow = _demo_models(place, is_own_picture=asked.image is not None)
     began = time.monotonic()
     print("Starting ComfyUI ...", flush=True)
     try:
@@ -215,15 +226,39 @@ def _run_js_tests() -> int:
     return subprocess.call(["node", "--test", *map(str, scripts)], cwd=REPO)
 
 
-def _demo_models(place: Place) -> Path:
-    """Make sure that the demo's models are there, say which they are, and return the workflow that uses them.
+def _demo_models(place: Place, *, is_own_picture: bool) -> Path:
+    """Make sure that the demo's models are there, say which they are, and return the workflow that uses them."""
+    if is_own_picture:
+        _write_stand_ins(place)
+        print("Your picture is flown with a stand-in model that knows no pictures. What the memory holds stays")
+        print("recognisable, what was never seen turns grey. Depth is a plain room box, not a depth model.")
+        return REPO / "workflows" / "api" / "stand_in_long_flight.json"
+    print(f"Flying with the pack's own trained models, {NANO.relative_to(REPO)}: small, and made for such worlds only.")
+    return REPO / "workflows" / "api" / "nano_flight.json"
 
-    Trained weights, once they ship, come in here: they are linked into the models folder and have their own workflow.
-    """
-    _write_stand_ins(place)
-    print("No trained model is installed: flying with a stand-in that knows no pictures. What the memory holds stays")
-    print("recognisable, what was never seen turns grey. Depth is a plain room box, not a depth model.")
-    return REPO / "workflows" / "api" / "stand_in_long_flight.json"
+
+def _rendered_world(place: Place, kind: str, seed: int) -> Path:
+    """The first picture of a world that the trainers know how to build."""
+    folder = OUTPUT / "world"
+    command = [
+        "export",
+        str(folder),
+        "--world",
+        kind,
+        "--seed",
+        str(seed),
+        "--size",
+        "512x512",
+        "--fov",
+        str(_WORLD_FOV),
+    ]
+    made = subprocess.run(
+        [str(place.python), "-m", "training.worlds", *command, "--frames", "1"],
+        cwd=REPO, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if made.returncode:
+        raise Trouble(f"World {seed} could not be rendered:\n{made.stderr[-2000:]}")
+    return folder / "start.png"
 
 
 def _write_stand_ins(place: Place) -> None:
@@ -259,7 +294,7 @@ def _own_host() -> Place:
     for folder in ("custom_nodes", "models", "input", "output", "temp", "user"):
         (BASE / folder).mkdir(parents=True, exist_ok=True)
     _link_pack(BASE / "custom_nodes")
-    for picture in (comfyui / "input" / "example.png", DEMO_PICTURE):
+    for picture in (comfyui / "input" / "example.png", SAMPLE_PICTURE):
         if picture.is_file() and not (BASE / "input" / picture.name).is_file():
             shutil.copy(picture, BASE / "input")
     return Place(_venv_python(), comfyui, ("--base-directory", str(BASE)))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+
 import pytest
 import torch
 from safetensors.torch import load as load_bytes
@@ -127,6 +130,17 @@ def test_a_model_patch_of_the_user_stays_in_force(client):
     shifted = latent(client, branch="branch_mask.safetensors", front=("ModelSamplingSD3", {"shift": 2.0}), shift=0.0)
     assert (patched - plain).abs().max() > 1e-4
     assert (shifted - plain).abs().max() > 1e-2
+
+
+@pytest.mark.skipif("MIRAGE_SLOW" not in os.environ, reason="compiles for minutes; set MIRAGE_SLOW=1")
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "c++", "clang++"))), reason="compiling needs a C++ compiler")
+def test_a_compiled_model_obeys_the_adapter_like_the_plain_one(client):
+    compiled = ("TorchCompileModel", {"backend": "inductor"})
+    steps = {"branch": "branch_mask.safetensors", "steps": 1}
+    plain, made = latent(client, **steps), latent(client, front=compiled, **steps)
+    without = latent(client, front=compiled, steps=1, guide_until=0.0)
+    assert (made - plain).abs().max() < 1e-3
+    assert (made - without).abs().max() > 1e-2
 
 
 def test_host_samplers_and_schedulers_work_with_an_adapter(client):

@@ -1,10 +1,9 @@
-"""The files that training leaves, in the host: same weights, same numbers as in plain torch.
-
-Trained weights are tested too where they are there (output/nano).
-"""
+"""The files that training leaves, in the host: same weights, same numbers as in plain torch; also those shipped."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,12 @@ from mirage_core.weights import Stated
 from training.adapter import AdapterOptions, adapter_of
 from training.adapter_files import load_branch, load_lora, save_branch, save_lora
 from training.nano import Nano, NanoOptions, load_base, save_base
+from training.ship import FILES, SHIPPED, ship
 from training.wan import WanSizes
 from training.wan_memory import WanWithMemory
 
 TOLERANCE = 1e-4
 CPU = torch.device("cpu")
-TRAINED = Path(__file__).parents[2] / "output" / "nano"
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +78,30 @@ def test_branch_and_lora_that_were_written_give_the_same_in_the_host(host, pack,
     assert (in_host - plain).abs().max() <= TOLERANCE
 
 
-def test_trained_weights_give_the_same_in_the_host(host, pack, forward, view_of):
-    base = TRAINED / "base" / "nano_base.safetensors"
-    if not base.is_file():
-        pytest.skip(f"no trained base at {base}; train one with python -m training.nano")
-    branch = TRAINED / "adapter" / "branch" / "nano_branch.safetensors"
-    lora = TRAINED / "adapter" / "lora" / "nano_lora.safetensors"
-    files = [path if path.is_file() else None for path in (branch, lora)]
-    in_host, plain = compared(host, pack, forward, view_of, base, *(files if files[0] else (None, None)))
+def test_the_shipped_weights_give_the_same_in_the_host(host, pack, forward, view_of):
+    base, branch, lora = (
+        SHIPPED / FILES[name]
+        for name in (
+            "base/nano_base.safetensors",
+            "adapter/branch/nano_branch.safetensors",
+            "adapter/lora/nano_lora.safetensors",
+        )
+    )
+    in_host, plain = compared(host, pack, forward, view_of, base, branch, lora)
     assert (in_host - plain).abs().max() <= TOLERANCE
+
+
+def test_the_shipped_files_are_small_and_are_those_of_their_figures():
+    said = json.loads((SHIPPED / "figures.json").read_text())
+    assert sorted(said) == sorted(FILES.values())
+    files = {name: (SHIPPED / name).read_bytes() for name in said}
+    assert sum(map(len, files.values())) <= 60e6
+    assert {name: hashlib.sha256(data).hexdigest() for name, data in files.items()} == {
+        name: one["sha256"] for name, one in said.items()
+    }
+
+
+def test_shipping_without_a_stage_writes_nothing(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        ship(tmp_path, tmp_path / "shipped")
+    assert not (tmp_path / "shipped").exists()

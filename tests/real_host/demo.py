@@ -10,6 +10,7 @@ from typing import Any
 from .client import Client, Event, Finished, Prompt, made_files
 
 SEGMENT_FRAMES = 32  # frames that each segment adds to the first one
+SCENE_FOV = 4  # output of Example Scene
 RESULTS = (
     "film",
     "contact_sheet",
@@ -20,24 +21,27 @@ RESULTS = (
 
 @dataclass(frozen=True)
 class Flight:
-    """What to fly. None keeps the workflow's own value. size: (width, height) in pixels, multiples of 32."""
+    """What to fly. None keeps the workflow's own value.
 
-    image: Path
+    size: (width, height) in pixels, multiples of 32.  fov: horizontal field of view of `image` in degrees.
+    """
+
+    image: Path | None = None
     segments: int = 3
-    size: tuple[int, int] = (256, 256)
+    size: tuple[int, int] | None = None
     path: str | None = None
     prompt: str | None = None
     seed: int | None = None
+    fov: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.image.is_file():
+        if self.image is not None and not self.image.is_file():
             raise ValueError(f"There is no picture {self.image}. Give --image the path of a PNG or JPEG file.")
         if self.segments < 1:
             raise ValueError(f"{self.segments} segments make no film. Give --segments 1 or more.")
-        if any(side < 64 or side % 32 for side in self.size):
-            raise ValueError(
-                f"A film of {self.size[0]}x{self.size[1]} is not possible. Use multiples of 32 from 64 on."
-            )
+        if any(side < 64 or side % 32 for side in self.size or ()):
+            width, height = self.size or (0, 0)
+            raise ValueError(f"A film of {width}x{height} is not possible. Use multiples of 32 from 64 on.")
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,9 @@ def fly(client: Client, workflow: Path, flight: Flight, output: Path) -> Flown:
     """
     prompt = json.loads(workflow.read_text(encoding="utf-8"))
     _check_move(client, flight.path)
-    _set_up(prompt, flight, client.upload_image(flight.image))
+    _set_up(prompt, flight)
+    if flight.image is not None:
+        _set_picture(prompt, client.upload_image(flight.image), flight.fov)
     finished = client.run(prompt, on_event=ProgressLines().show, timeout=24 * 3600)
     return Flown(_bring_back(client, prompt, finished, output), _score(prompt, finished))
 
@@ -83,12 +89,22 @@ def _check_move(client: Client, move: str | None) -> None:
         raise ValueError(f"There is no camera move {move}. The moves are {', '.join(moves)}.")
 
 
-def _set_up(prompt: Prompt, flight: Flight, image: str) -> None:
-    width, height = flight.size
+def _set_up(prompt: Prompt, flight: Flight) -> None:
+    width, height = flight.size or (None, None)
     length = SEGMENT_FRAMES * flight.segments + 1
-    _set_inputs(prompt, "LoadImage", image=image)
     _set_inputs(prompt, "MirageCameraPath", preset=flight.path, length=length, width=width, height=height)
     _set_inputs(prompt, "MirageLoopStart", seed=flight.seed, prompts=flight.prompt)
+
+
+def _set_picture(prompt: Prompt, image: str, fov: float | None) -> None:
+    """Fly another picture than the workflow's; an example scene gives way, and with it what only a scene knows."""
+    for key, node in prompt.items():
+        if node["class_type"] == "MirageExampleScene":
+            node |= {"class_type": "LoadImage", "inputs": {}}
+            for other in prompt.values():
+                known = {name: fov or 0.0 for name, value in other["inputs"].items() if value == [key, SCENE_FOV]}
+                other["inputs"].update(known)
+    _set_inputs(prompt, "LoadImage", image=image)
 
 
 def _set_inputs(prompt: Prompt, class_type: str, **inputs: Any) -> None:

@@ -215,6 +215,39 @@ def stand_in(graph: dict[str, dict]) -> dict[str, dict]:
     return graph
 
 
+def nano_flight() -> dict[str, dict]:
+    """The loop with the small trained models that come with the pack: a real remembered world, on any machine."""
+    graph = loop_flight()
+    graph["model"] = node("UNETLoader", "Nano base", unet_name="mirage_nano_base.safetensors", weight_dtype="default")
+    graph["vae"] = node("VAELoader", "Nano VAE", vae_name="mirage_nano_vae.safetensors")
+    graph["depth"] = node("LoadMoGeModel", "Nano depth model", model_name="mirage_nano_depth.safetensors")
+    del graph["clip"]
+    graph = with_adapter(
+        graph, "mirage_nano_side_branch.safetensors", "mirage_nano_lora.safetensors", "from the file",
+        steps=8, cfg=1.0, sampler_name="euler", scheduler="simple", guide_until=0.83, pull=0.9,
+    )  # fmt: skip
+    graph["init"]["inputs"]["cell_rule"] = "center"
+    graph["image"] = node("MirageExampleScene", "A world it has never seen", scene="room")
+    # The scene's own field of view: a guess from few pixels would bend the whole world.
+    graph["path"]["inputs"] |= {
+        "width": 192,
+        "height": 192,
+        "fov": ["image", 4],
+        "out_move": "pan_right",
+        "amount": 45.0,
+    }
+    for name, one in graph.items():
+        if one["class_type"] == "CLIPTextEncode":
+            words = one["inputs"]["text"] if name == "positive" else ""
+            graph[name] = node(
+                "MirageNanoSceneWords", one["_meta"]["title"], model_name="mirage_nano_base.safetensors", words=words
+            )
+        elif one["class_type"] == "MoGeInference":
+            one["inputs"]["fov_x_degrees"] = ["image", 4]
+    graph["start"]["inputs"]["prompts"] = "room"
+    return graph
+
+
 def simple_depth(images: list, graph: dict[str, dict], name: str) -> dict:
     depth = node(
         "MirageSimpleDepth", "Simple Depth", image=images, shape="room", fov=60.0,
@@ -245,6 +278,7 @@ WORKFLOWS = {
     "second_shot": second_shot,
     "mirage_adapter": mirage_adapter,
     "spatia_weights": spatia_weights,
+    "nano_flight": nano_flight,
     "stand_in_first_flight": lambda: stand_in(first_flight()),
     "stand_in_long_flight": lambda: stand_in(long_flight()),
     "stand_in_second_shot": lambda: stand_in(second_shot()),

@@ -1,4 +1,4 @@
-"""Draws the API workflows onto the canvas with the real frontend: python workflows/api/draw.py SERVER_URL.
+"""Draws the API workflows onto the canvas with the real frontend: python workflows/api/draw.py SERVER_URL [NAME ...].
 
 Writes workflows/<name>.json. Needs playwright, Chromium and a running ComfyUI that has this pack. The thumbnails come
 from films: python workflows/api/pictures.py.
@@ -12,7 +12,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from build import first_flight, long_flight, mirage_adapter, numbered, second_shot, spatia_weights
+from build import first_flight, long_flight, mirage_adapter, nano_flight, numbered, second_shot, spatia_weights
 from playwright.sync_api import sync_playwright
 
 WORKFLOWS = Path(__file__).parents[1]
@@ -39,6 +39,10 @@ WORLD_STEPS = """1. **Film long_flight once**: its Save Memory keeps the world a
 3. **Edit Memory** forgets here what the depth model was unsure of. To remove a thing, set *rule* to *box* and draw the box in the scene; to leave everything as it is, bypass the node (Ctrl+B).
 4. **Inspect Memory** shows the world from above, and how much of the new path is known before you film.
 5. **Run.** At the end the world is saved again, with what the new film has seen: `world_00002`."""
+NANO_STEPS = """1. **Run.** Nothing has to be downloaded: autoencoder, model, side branch, LoRA and depth model come with the pack, about 20 million numbers in all where Wan2.2 has 5 billion. A CPU is enough.
+2. The camera turns away from a made-up room and comes back. Look at *What the memory shows* while it films, and at *The same places twice* in the end.
+3. **Another scene**: choose *plaza* in *A world it has never seen*, and write `plaza` in the prompts. These models know nothing but such worlds: with your own picture they make soup. For that, open **long_flight**.
+4. **How good is it without the memory?** Bypass (Ctrl+B) *Load Mirage Adapter* and set *strength* of Generate Segment to 0."""
 LOOP_NOTE = """# When you stop, or change your mind
 
 **Cancel, crash, power cut:** queue again. Finished segments are reused, and the film goes on at the first one that is missing; Segment Loop End says which. The film in the output folder plays as far as it came.
@@ -91,8 +95,9 @@ ROOMS: dict[str, Rooms] = {
     ],
     "second_shot": [*WORLD, LOOP, FILM],
 }
-ROOMS |= {name: [*START, LOOP, FILM] for name in ("long_flight", "mirage_adapter", "spatia_weights")}
+ROOMS |= {name: [*START, LOOP, FILM] for name in ("nano_flight", "long_flight", "mirage_adapter", "spatia_weights")}
 GRAPHS = {
+    "nano_flight": nano_flight,
     "first_flight": first_flight,
     "long_flight": long_flight,
     "second_shot": second_shot,
@@ -100,6 +105,7 @@ GRAPHS = {
     "spatia_weights": spatia_weights,
 }
 TITLES = {
+    "nano_flight": "Nano flight: everything it needs is in the pack",
     "first_flight": "First flight: two segments wired by hand",
     "long_flight": "Long flight: a loop over segments",
     "second_shot": "Second shot: a new path through yesterday's world",
@@ -199,8 +205,12 @@ def draw(page, name: str) -> None:
         [title, color, [[numbers[n] for n in column if n in numbers] for column in columns]]
         for title, color, columns in ROOMS[name]
     ]
-    models = [[numbers[node], url.rsplit("/", 1)[1], directory, url] for node, (directory, url) in MODELS.items()]
-    steps = WORLD_STEPS if name == "second_shot" else PICTURE_STEPS
+    is_nano = name == "nano_flight"  # its models come with the pack
+    models = [
+        [numbers[node], url.rsplit("/", 1)[1], directory, url]
+        for node, (directory, url) in ({} if is_nano else MODELS).items()
+    ]
+    steps = NANO_STEPS if is_nano else WORLD_STEPS if name == "second_shot" else PICTURE_STEPS
     notes = [
         ["How to fly", 620, NOTE.format(title=TITLES[name], steps=steps) + MORE.get(name, "")],
         ["If you stop", 540, HAND_NOTE if name == "first_flight" else LOOP_NOTE],
@@ -217,7 +227,7 @@ def main() -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         page = open_canvas(browser, server)
-        for name in GRAPHS:
+        for name in sys.argv[2:] or GRAPHS:
             draw(page, name)
         browser.close()
 

@@ -1,6 +1,7 @@
-"""The README's picture and the workflows' thumbnails from two films of 97 frames.
+"""The README's picture and the workflows' thumbnails from films of 97 frames.
 
-python workflows/api/pictures.py FILM SECOND_SHOT: films of stand_in_long_flight, and of stand_in_second_shot after it.
+python workflows/api/pictures.py FILM SECOND_SHOT [NANO]: films of stand_in_long_flight, of stand_in_second_shot after it,
+and of nano_flight.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ def main() -> None:
         mosaic(frames, chosen).save(WORKFLOWS / f"{name}.jpg", quality=82)
     second = frames_of(sys.argv[2])
     mosaic([frames[48], *second], (0, 1, 24, 49)).save(WORKFLOWS / "second_shot.jpg", quality=82)
+    if len(sys.argv) > 3:
+        mosaic(frames_of(sys.argv[3]), (0, 12, 48, 96)).save(WORKFLOWS / "nano_flight.jpg", quality=85)
 
 
 if __name__ == "__main__":
