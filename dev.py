@@ -253,7 +253,7 @@ def _rendered_world(place: Place, kind: str, seed: int) -> Path:
         str(_WORLD_FOV),
     ]
     made = subprocess.run(
-        [str(place.python), "-m", "training.worlds", *command, "--frames", "1"],
+        [str(place.python), "-m", "training.worlds", *command, "--frames", "5"],
         cwd=REPO, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if made.returncode:
