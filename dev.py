@@ -240,22 +240,10 @@ def _demo_models(place: Place, *, is_own_picture: bool) -> Path:
 def _rendered_world(place: Place, kind: str, seed: int) -> Path:
     """The first picture of a world that the trainers know how to build."""
     folder = OUTPUT / "world"
-    command = [
-        "export",
-        str(folder),
-        "--world",
-        kind,
-        "--seed",
-        str(seed),
-        "--size",
-        "512x512",
-        "--fov",
-        str(_WORLD_FOV),
-    ]
-    made = subprocess.run(
-        [str(place.python), "-m", "training.worlds", *command, "--frames", "5"],
-        cwd=REPO, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    options = {"world": kind, "seed": seed, "size": "512x512", "fov": _WORLD_FOV, "frames": 5}
+    command = [str(place.python), "-m", "training.worlds", "export", str(folder)]
+    command += [f"--{name}={value}" for name, value in options.items()]
+    made = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
     if made.returncode:
         raise Trouble(f"World {seed} could not be rendered:\n{made.stderr[-2000:]}")
     return folder / "start.png"
