@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from .clip_pool import clip_files, read_clip
 from .moge import MoGe, view_plane
-from .run import Run, Training, add_arguments, asked_run, write_weights
+from .run import Run, Training, add_arguments, add_optimizer_argument, asked_run, write_weights
 from .worlds import Frames
 
 FARTHEST = 30.0  # world units: depth beyond is trained as this far
@@ -167,10 +167,15 @@ def averaged_model(training: Training) -> MoGe:
     return model.to(training.run.device).eval()
 
 
-def train(run: Run, clips: Path, held_out: Path | None, *, pictures: int, rate: float) -> Training:
-    """Train for as long as `run` says; writes checkpoint, plot, sheet.png and nano_depth.safetensors to its folder."""
+def train(
+    run: Run, clips: Path, held_out: Path | None, *, pictures: int, rate: float, is_orthogonal: bool = False
+) -> Training:
+    """Train for as long as `run` says; writes checkpoint, plot, sheet.png and nano_depth.safetensors to its folder.
+
+    is_orthogonal: Muon instead of AdamW.
+    """
     torch.manual_seed(0)
-    training = Training(MoGe(), run, rate=rate)
+    training = Training(MoGe(), run, rate=rate, is_orthogonal=is_orthogonal)
     random.seed(run.step + 1)
     reader, kept = SampleReader(clips, pictures), held_out_sample(held_out) if held_out else None
 
@@ -204,10 +209,11 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, help="per step: 4 on a CPU, 64 on a GPU")
     parser.add_argument("--rate", type=float, default=1e-3)
     add_arguments(parser, folder="output/nano/depth")
+    add_optimizer_argument(parser)
     asked = parser.parse_args()
     run = asked_run(asked)
     pictures = asked.pictures or (64 if run.device.type == "cuda" else 4)
-    train(run, asked.clips, asked.held_out, pictures=pictures, rate=asked.rate)
+    train(run, asked.clips, asked.held_out, pictures=pictures, rate=asked.rate, is_orthogonal=asked.muon)
 
 
 if __name__ == "__main__":

@@ -169,14 +169,15 @@ def shelves(codec: Codec, asked: argparse.Namespace) -> tuple[list[Film], list[F
     """
     folder: Path = asked.films
     if asked.own_clips is None:
-        shelf, clips = FilmShelf(folder / codec.stamp), [clip for one in asked.clips for clip in clip_files(one)]
+        shelf = FilmShelf(folder / codec.stamp, is_mirrored=asked.mirror)
+        clips = [clip for one in asked.clips for clip in clip_files(one)]
     else:
         size, frames = (asked.own_size[0], asked.own_size[1]), asked.own_frames
         clips = own_clips(asked.own_clips, folder, image_size=size, frames=frames)
-        shelf = FilmShelf(folder / codec.stamp / "own")
+        shelf = FilmShelf(folder / codec.stamp / "own", is_mirrored=asked.mirror)
     for index, path in enumerate(shelf.fill(codec, clips)):
         if index % 20 == 0:
-            print(f"{path.name}, {index + 1} of {len(clips)} films", flush=True)
+            print(f"{path.name}, {index + 1} of {len(clips) * (1 + asked.mirror)} films", flush=True)
     measured = FilmShelf(folder / codec.stamp / "held_out", is_held_out=True)
     found = clip_files(asked.held_out_clips) if asked.held_out_clips is not None else []
     list(measured.fill(codec, found))
@@ -190,6 +191,7 @@ def add_film_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--autoencoder", type=Path, default=Path("output/nano/autoencoder_final.safetensors"))
     parser.add_argument("--clips", type=Path, nargs="+", default=[Path("output/nano/flights")], help="all of one size")
     parser.add_argument("--held-out-clips", type=Path, help="of worlds that are only measured; default none")
+    parser.add_argument("--mirror", action="store_true", help="show every clip also as a mirror shows it")
     parser.add_argument("--films", type=Path, default=Path("output/nano/latents"), help="of the encoded clips")
     parser.add_argument("--own-clips", type=Path, help="clips of your own instead: folders as training/clips.py reads")
     parser.add_argument("--own-size", type=int, nargs=2, default=[704, 1280], help="height and width to cut them to")

@@ -154,15 +154,35 @@ def own_clips(folder: Path, into: Path, *, image_size: tuple[int, int], frames: 
     return clip_files(into)
 
 
+def mirrored(frames: Frames) -> Frames:
+    """The frames with left and right exchanged: films of the world mirrored at x = 0, by mirrored cameras."""
+    cameras = frames.cameras
+    mirror = torch.diag(cameras.cam2world.new_tensor([-1.0, 1.0, 1.0, 1.0]))
+    intrinsics = cameras.intrinsics.clone()
+    intrinsics[:, 0, 2] = cameras.image_size[1] - intrinsics[:, 0, 2]
+    intrinsics[:, 0, 1].neg_()
+    return Frames(
+        rgb=frames.rgb.flip(2),
+        depth=frames.depth.flip(2),
+        is_sky=frames.is_sky.flip(2),
+        is_mover=frames.is_mover.flip(2),
+        mover=frames.mover.flip(2),
+        cameras=Cameras(mirror @ cameras.cam2world @ mirror, intrinsics, cameras.image_size),
+        times=frames.times,
+    )
+
+
 @dataclass(frozen=True)
 class FilmShelf:
     """A folder of films, one for each clip that has been encoded. One folder per autoencoder: they must not be mixed.
 
     is_held_out: True for films that are only measured, of worlds that no trainer may see.
+    is_mirrored: every clip makes a second film, that of its mirror image: new views for half the price.
     """
 
     folder: Path
     is_held_out: bool = False
+    is_mirrored: bool = False
 
     def fill(self, codec: Codec, clips: Sequence[Path]) -> Iterator[Path]:
         """Encode what is missing, and yield each film's path when it is there.
@@ -170,11 +190,16 @@ class FilmShelf:
         Raises ValueError for a world that is held out.
         """
         for clip in clips:
-            path = self.folder / clip.name
-            if not path.is_file():
+            paths = {False: self.folder / clip.name}
+            if self.is_mirrored:
+                paths[True] = self.folder / f"{clip.stem}-mirrored.safetensors"
+            missing = [one for one, path in paths.items() if not path.is_file()]
+            if missing:
                 frames = read_clip(clip)
-                film_of(codec, frames, words_of_clip(clip, frames, is_held_out=self.is_held_out)).save(path)
-            yield path
+                words = words_of_clip(clip, frames, is_held_out=self.is_held_out)
+                for one in missing:
+                    film_of(codec, mirrored(frames) if one else frames, words).save(paths[one])
+            yield from paths.values()
 
     def films(self) -> list[Film]:
         """All films that are there, in the order of their names.

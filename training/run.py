@@ -189,7 +189,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, folder: str) -> None:
 
 
 def add_optimizer_argument(parser: argparse.ArgumentParser) -> None:
-    """--muon, for trainers of transformers; pass it on as Training's is_orthogonal."""
+    """--muon, for trainers of networks; pass it on as Training's is_orthogonal."""
     parser.add_argument("--muon", action="store_true", help="Muon instead of AdamW: for short trainings")
 
 

@@ -9,10 +9,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from mirage_core.camera import unproject_cells
+from mirage_core.latent_grid import LatentGrid
 from tests.training.flights import frames
-from training.clip_pool import write_clip
+from training.clip_pool import read_clip, write_clip
 from training.nano import Nano, NanoOptions, film_first_segments, load_base, picture_rows, save_base, train
-from training.nano_films import Codec, Film, FilmShelf, own_clips
+from training.nano_films import Codec, Film, FilmShelf, mirrored, own_clips
 from training.nano_sampling import flow_loss, noise_levels, sampled
 from training.run import Run, Training
 from training.stand_in.vae import stand_in_vae
@@ -80,6 +82,29 @@ def test_a_film_that_is_there_is_not_encoded_again(codec, clip, tmp_path):
     before = path.stat().st_mtime_ns
     list(shelf.fill(codec, [clip]))
     assert path.stat().st_mtime_ns == before
+
+
+def test_a_mirrored_clip_shows_the_mirrored_world(clip):
+    frames = read_clip(clip)
+    flipped = mirrored(frames)
+    back = mirrored(flipped)
+    assert torch.equal(back.rgb, frames.rgb) and torch.allclose(back.cameras.cam2world, frames.cameras.cam2world)
+    rotation = flipped.cameras.cam2world[:, :3, :3]
+    assert torch.allclose(torch.linalg.det(rotation), torch.ones(len(frames), dtype=torch.float64))
+    depth, seen = frames.depth[20].double()[None], torch.isfinite(frames.depth[20])
+    grid = LatentGrid(spatial_stride=1)
+    one = unproject_cells(depth.where(seen, 1.0), frames.cameras[[20]], grid)[0]
+    other = unproject_cells(depth.where(seen, 1.0).flip(2), flipped.cameras[[20]], grid)[0].flip(1)
+    assert torch.allclose(other[seen] * torch.tensor([-1.0, 1.0, 1.0]).double(), one[seen], atol=1e-9)
+
+
+def test_a_mirrored_shelf_has_every_film_twice(codec, clip, tmp_path):
+    shelf = FilmShelf(tmp_path, is_mirrored=True)
+    assert [path.stem for path in shelf.fill(codec, [clip])] == [clip.stem, f"{clip.stem}-mirrored"]
+    film, other = shelf.films()
+    assert other.words == film.words and not torch.equal(other.latents, film.latents)
+    same = (other.depth.flip(2) - film.depth).abs() <= 1e-4 * film.depth
+    assert same.float().mean() > 0.95, "cells whose pixels lie in mirrored order may pick another one of a tie"
 
 
 def test_a_held_out_world_is_never_trained_on(codec, clip, tmp_path):
