@@ -215,8 +215,8 @@ def verdict(rows: list[dict]) -> str:
         f"{spread('best latent ms/frame')} with everything appended, as the release does; "
         f"{spread('the same on new ground')} with everything appended on new ground; turning away and back again and "
         f"again {spread('there and back, fused')} fused, {spread('there and back, appended')} appended: what is in "
-        "sight costs, and on the walk that grows from half of the picture to all of it. Unthinned size ratio at least 50: "
-        f"{min(row['ratio unthinned'] for row in rows):.1f}; at the last segment the thinned colours are "
+        "sight costs, and on the walk that grows from half of the picture to all of it. Unthinned size ratio at least "
+        f"50: {min(row['ratio unthinned'] for row in rows):.1f}; at the last segment the thinned colours are "
         f"{rows[-1]['rgb thinned / fused']:.0f} times as large as the fused latents with all they keep (at least 50), "
         f"and {rows[-1]['ratio thinned']:.1f} times as latents thinned by the same voxels."
     )

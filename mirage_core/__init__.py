@@ -1,8 +1,9 @@
 """The method of Mirage, free of any host: torch, numpy, einops, kornia and safetensors only.
 
 Read in this order (a file imports only files above it; tests/core/test_layers.py enforces it):
-latent_grid, camera, camera_path, path_formats, depth, mask_shapes, masks, parallax, evidence, mask_rules, memory,
-tensor_files, memory_files, sight, patches, winners, zbuffer, upkeep, free_space, fusion, memory_edits, known_patches,
-anchors, alignment, pose_refinement, movers, rgb_memory, memory_merge, references, segments, rollout, rollout_files,
-film, scene_files, memory_numbers, preflight, pose_errors, drift, metrics, side_branch, weights, scene_words.
+latent_grid, camera, path_motion, camera_path, path_presets, path_formats, depth, mask_shapes, masks, parallax,
+evidence, mask_rules, memory, tensor_files, memory_files, sight, patches, winners, zbuffer, upkeep, free_space,
+fusion, memory_edits, known_patches, anchors, alignment, pose_refinement, movers, rgb_memory, memory_merge,
+references, segments, rollout, rollout_files, film, scene_files, memory_numbers, preflight, pose_errors, drift,
+metrics, side_branch, weights, scene_words.
 """

@@ -1,11 +1,7 @@
-"""Camera paths: keyframes over the time of a film, and the presets in film words. A path becomes Cameras here.
+"""Camera paths: keyframes over the time of a film. A path becomes Cameras here; the presets are path_presets.py.
 
 A path starts at the identity: its world is the frame of the film's first camera (OpenCV axes: +x right, +y down,
 +z forward). Reading and writing the files of other tools is not done here (path_formats.py), nor is drawing.
-
-Signs, once: panning right turns +z towards +x, tilting up turns +z towards -y, a positive roll turns the camera
-clockwise (+x towards +y). Truck right moves along +x, pedestal up along -y, dolly in along +z. An orbit to the right
-moves the camera to the right while it keeps looking at the pivot.
 """
 
 from __future__ import annotations
@@ -20,6 +16,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from .camera import Cameras
+from .path_motion import monotone_slopes, rotation_vectors, rotations, screw_translations
 
 Unit = Literal["world", "median_depth"]
 Easing = Literal["linear", "ease", "ease_in", "ease_out"]
@@ -31,10 +28,8 @@ MAX_KEYFRAMES = 10_000  # ten minutes at 16 frames per second, one key per frame
 
 _RIGID_TOLERANCE = 1e-3  # keys come from files with 6 digits and from float32 editors, as in camera.py
 _MAX_TURN_DEGREES = 179.9  # at 180 the shortest way round is a coin toss
-_KEY_TURN_DEGREES = 90.0  # presets put a key at least this often, far from the coin toss
-_RETURN_STEPS = 16  # keys per leg of out_and_back
 
-_EASINGS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+EASINGS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "linear": lambda time: time,
     "ease": lambda time: time * time * (3 - 2 * time),
     "ease_in": lambda time: time * time,
@@ -114,9 +109,9 @@ class CameraPath:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keyframes", tuple(self.keyframes))
-        _check_choice("unit", self.unit, get_args(Unit))
-        _check_choice("easing", self.easing, get_args(Easing))
-        _check_choice("interpolation", self.interpolation, get_args(Interpolation))
+        check_choice("unit", self.unit, get_args(Unit))
+        check_choice("easing", self.easing, get_args(Easing))
+        check_choice("interpolation", self.interpolation, get_args(Interpolation))
         _check_times([keyframe.time for keyframe in self.keyframes])
         self._check_turns()
 
@@ -127,7 +122,7 @@ class CameraPath:
                 "The first keyframe is not the identity; a path starts at the camera of the first picture. "
                 "Use CameraPath.through(cameras), which makes cameras relative to the first."
             )
-        turns = torch.rad2deg(_rotation_vectors(cam2world[:-1, :3, :3].mT @ cam2world[1:, :3, :3]).norm(dim=-1))
+        turns = torch.rad2deg(rotation_vectors(cam2world[:-1, :3, :3].mT @ cam2world[1:, :3, :3]).norm(dim=-1))
         if len(turns) and float(turns.max()) > _MAX_TURN_DEGREES:
             first = int(turns.argmax())
             raise ValueError(
@@ -181,11 +176,11 @@ class CameraPath:
         keys = self._key_cam2world()
         start = keys[index]
         steps = keys[:-1].inverse() @ keys[1:]
-        turns = _rotation_vectors(steps[:, :3, :3])[index]
+        turns = rotation_vectors(steps[:, :3, :3])[index]
         cam2world = start.clone()
-        cam2world[:, :3, :3] = start[:, :3, :3] @ _rotations(turns * share[:, None])
+        cam2world[:, :3, :3] = start[:, :3, :3] @ rotations(turns * share[:, None])
         if self.interpolation == "arc":
-            along = _screw_translations(turns, steps[index, :3, 3], share)
+            along = screw_translations(turns, steps[index, :3, 3], share)
             cam2world[:, :3, 3] += (start[:, :3, :3] @ along[..., None])[..., 0]
         else:
             cam2world[:, :3, 3] = self._interpolated(keys[:, :3, 3], index, share)
@@ -259,7 +254,7 @@ class CameraPath:
         if not ((times >= 0) & (times <= 1)).all():
             raise ValueError("A path is asked for at a time outside [0, 1].")
         keys = self._key_times()
-        eased = _EASINGS[self.easing](times.double())
+        eased = EASINGS[self.easing](times.double())
         index = (torch.searchsorted(keys, eased, right=True) - 1).clamp(0, len(keys) - 2)
         return index, ((eased - keys[index]) / (keys[index + 1] - keys[index])).clamp(0, 1)
 
@@ -269,7 +264,7 @@ class CameraPath:
         if self.interpolation != "smooth" or len(values) < 3:
             return torch.lerp(values[index], values[index + 1], share)
         lengths = self._key_times().diff()[:, None]
-        slopes = _monotone_slopes(lengths, values.diff(dim=0) / lengths)
+        slopes = monotone_slopes(lengths, values.diff(dim=0) / lengths)
         rise, rest = values[index + 1] - values[index], 1 - share
         start, end = slopes[index] * lengths[index], slopes[index + 1] * lengths[index]
         return values[index] + share * share * (3 - 2 * share) * rise + share * rest * (rest * start - share * end)
@@ -289,206 +284,8 @@ class CameraPath:
         return repeated
 
 
-@dataclass(frozen=True)
-class Preset:
-    """What a preset does, in film words.
-
-    summary: one sentence.  amount_unit: "degrees", "median depths" or "" (the amount has no effect).
-    amount: the default over the whole film.
-    """
-
-    summary: str
-    amount_unit: Literal["degrees", "median depths", ""]
-    amount: float
-
-
-PRESETS: dict[str, Preset] = {
-    "static": Preset("The camera stays where it is.", "", 0.0),
-    "pan_left": Preset("The camera turns to the left on its spot.", "degrees", 30.0),
-    "pan_right": Preset("The camera turns to the right on its spot.", "degrees", 30.0),
-    "tilt_up": Preset("The camera turns upwards on its spot.", "degrees", 20.0),
-    "tilt_down": Preset("The camera turns downwards on its spot.", "degrees", 20.0),
-    "roll": Preset("The camera turns clockwise about its view direction.", "degrees", 20.0),
-    "truck_left": Preset("The camera slides to the left without turning.", "median depths", 0.3),
-    "truck_right": Preset("The camera slides to the right without turning.", "median depths", 0.3),
-    "pedestal_up": Preset("The camera rises without turning.", "median depths", 0.2),
-    "pedestal_down": Preset("The camera sinks without turning.", "median depths", 0.2),
-    "dolly_in": Preset("The camera moves forwards.", "median depths", 0.4),
-    "dolly_out": Preset("The camera moves backwards.", "median depths", 0.4),
-    "orbit_left": Preset("The camera circles to the left around the middle of the scene.", "degrees", 30.0),
-    "orbit_right": Preset("The camera circles to the right around the middle of the scene.", "degrees", 30.0),
-    "out_and_back": Preset("Another move, and the same way back to exactly the first picture.", "median depths", 0.4),
-    "look_around": Preset("The camera turns once all the way round to the right.", "degrees", 360.0),
-}
-
-_RIGHT, _DOWN, _FORWARD = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
-_TURNS = {  # axis and sign of the rotation
-    "pan_left": (_DOWN, -1.0),
-    "pan_right": (_DOWN, 1.0),
-    "look_around": (_DOWN, 1.0),
-    "tilt_up": (_RIGHT, 1.0),
-    "tilt_down": (_RIGHT, -1.0),
-    "roll": (_FORWARD, 1.0),
-    "orbit_left": (_DOWN, 1.0),
-    "orbit_right": (_DOWN, -1.0),
-}
-_SHIFTS = {  # direction and sign of the translation
-    "truck_left": (_RIGHT, -1.0),
-    "truck_right": (_RIGHT, 1.0),
-    "pedestal_up": (_DOWN, -1.0),
-    "pedestal_down": (_DOWN, 1.0),
-    "dolly_in": (_FORWARD, 1.0),
-    "dolly_out": (_FORWARD, -1.0),
-}
-
-
-def preset(
-    name: str,
-    *,
-    amount: float | None = None,
-    easing: Easing = "ease",
-    move: str = "dolly_in",
-    pivot_depth: float = 1.0,
-) -> CameraPath:
-    """A path in film words.
-
-    name: one of PRESETS.
-    amount: over the whole film, in degrees for turns and orbits and in median depths of the scene for shifts; negative
-        goes the other way; None takes the preset's default. For out_and_back it is the amount of `move`.
-    easing: of the move. Both legs of out_and_back are eased, so that the camera also comes to rest at the turning
-        point when the easing is "ease".
-    move: what out_and_back does and undoes, any other preset.
-    pivot_depth: distance of an orbit's pivot, straight ahead, in median depths.
-
-    Raises ValueError for an unknown name or move, an amount that is not finite, a pivot_depth that is not above 0.
-    """
-    _check_choice("camera move", name, tuple(PRESETS))
-    _check_choice("easing", easing, get_args(Easing))
-    if not (math.isfinite(pivot_depth) and pivot_depth > 0):
-        raise ValueError(f"pivot_depth is {pivot_depth}; the pivot lies in front of the camera, above 0.")
-    if name == "out_and_back":
-        _check_choice("move of out_and_back", move, tuple(one for one in PRESETS if one != "out_and_back"))
-        return _out_and_back(move, _amount(move, amount), easing, pivot_depth)
-    amount = _amount(name, amount)
-    steps = max(1, math.ceil(abs(amount) / _KEY_TURN_DEGREES)) if name in _TURNS else 1
-    shares = [step / steps for step in range(steps + 1)]
-    keyframes = tuple(Keyframe(share, _moved(name, amount * share, pivot_depth)) for share in shares)
-    return CameraPath(keyframes, easing=easing, interpolation="arc")
-
-
-def _amount(name: str, amount: float | None) -> float:
-    if amount is None:
-        return PRESETS[name].amount
-    if not math.isfinite(amount):
-        raise ValueError(f"The amount of {name} is {amount}; give a finite number of {PRESETS[name].amount_unit}.")
-    return float(amount)
-
-
-def _out_and_back(move: str, amount: float, easing: Easing, pivot_depth: float) -> CameraPath:
-    # The path's own easing runs once over both legs, so the easing of each leg is in the positions of the keys.
-    steps = max(_RETURN_STEPS, math.ceil(abs(amount) / _KEY_TURN_DEGREES * 2)) if move in _TURNS else _RETURN_STEPS
-    eased = _EASINGS[easing](torch.linspace(0, 1, steps + 1, dtype=torch.float64)).tolist()
-    legs = eased + eased[-2::-1]
-    keyframes = [
-        Keyframe(index / (2 * steps), _moved(move, amount * share, pivot_depth)) for index, share in enumerate(legs)
-    ]
-    return CameraPath(tuple(keyframes), easing="linear", interpolation="arc")
-
-
-def _moved(name: str, amount: float, pivot_depth: float) -> tuple[tuple[float, ...], ...]:
-    """cam2world rows after a preset's move by `amount` (degrees or median depths)."""
-    cam2world = torch.eye(4, dtype=torch.float64)
-    if name in _TURNS:
-        axis, sign = _TURNS[name]
-        cam2world[:3, :3] = _rotations(math.radians(sign * amount) * torch.tensor([axis], dtype=torch.float64))[0]
-    if name in _SHIFTS:
-        direction, sign = _SHIFTS[name]
-        cam2world[:3, 3] = sign * amount * torch.tensor(direction, dtype=torch.float64)
-    if name.startswith("orbit_"):
-        pivot = pivot_depth * torch.tensor(_FORWARD, dtype=torch.float64)
-        cam2world[:3, 3] = pivot - cam2world[:3, :3] @ pivot
-    return tuple(tuple(row) for row in cam2world.tolist())
-
-
-def _rotations(turns: torch.Tensor) -> torch.Tensor:
-    """Rotation matrices [n 3 3] of rotation vectors [n 3] (axis times angle)."""
-    angle = turns.norm(dim=-1)
-    axis = turns / angle.clamp_min(torch.finfo(turns.dtype).tiny)[:, None]
-    cross = _cross_matrices(axis)
-    sine, versine = angle.sin(), 2 * (angle / 2).sin() ** 2
-    identity = torch.eye(3, dtype=turns.dtype)
-    return identity + sine[:, None, None] * cross + versine[:, None, None] * (cross @ cross)
-
-
-def _rotation_vectors(rotations: torch.Tensor) -> torch.Tensor:
-    """The inverse of _rotations for angles in [0, pi]; at exactly pi the sign of the axis is arbitrary."""
-    skew = torch.stack(
-        [
-            rotations[:, 2, 1] - rotations[:, 1, 2],
-            rotations[:, 0, 2] - rotations[:, 2, 0],
-            rotations[:, 1, 0] - rotations[:, 0, 1],
-        ],
-        dim=-1,
-    )
-    trace = rotations.diagonal(dim1=-2, dim2=-1).sum(-1)
-    # Near pi the skew part vanishes; there the symmetric part, cos I + (1 - cos) axis axis^T, holds the axis.
-    angle = torch.atan2(skew.norm(dim=-1), trace - 1)
-    symmetric = (rotations + rotations.mT) / 2 - angle.cos()[:, None, None] * torch.eye(3, dtype=rotations.dtype)
-    column = symmetric.diagonal(dim1=-2, dim2=-1).argmax(-1)
-    outer = symmetric[torch.arange(len(symmetric)), column]
-    outer = outer * torch.where((outer * skew).sum(-1, keepdim=True) < 0, -1.0, 1.0)
-    axis = torch.where((angle > 3.0)[:, None], outer, skew)
-    return axis / axis.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(axis.dtype).tiny) * angle[:, None]
-
-
-def _cross_matrices(vectors: torch.Tensor) -> torch.Tensor:
-    x, y, z = vectors.unbind(-1)
-    zero = torch.zeros_like(x)
-    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1).reshape(-1, 3, 3)
-
-
-def _screw_translations(turns: torch.Tensor, ends: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """Translation [n 3] after `share` of the screw motion that turns by `turns` [n 3] and ends at `ends` [n 3].
-
-    With A the cross matrix of the unit axis and V(s) = s I + (1 - cos s t)/t A + (s - sin(s t)/t) A^2, the left
-    Jacobian of SO(3): the motion is V(s) V(1)^-1 end.
-    """
-    angle = turns.norm(dim=-1)[:, None, None]
-    is_straight = angle < 1e-9  # below, the arc differs from a straight line by less than a rounding error
-    safe = torch.where(is_straight, torch.ones_like(angle), angle)
-    cross = _cross_matrices(turns) / safe
-    square = cross @ cross
-    identity = torch.eye(3, dtype=turns.dtype)
-    share = share[:, None, None]
-    inverse = identity - safe / 2 * cross + (1 - safe / 2 / (safe / 2).tan()) * square
-    forward = share * identity + 2 * (share * safe / 2).sin() ** 2 / safe * cross
-    forward = forward + (share - (share * safe).sin() / safe) * square
-    motion = torch.where(is_straight, share * identity, forward @ inverse)
-    return (motion @ ends[..., None])[..., 0]
-
-
-def _monotone_slopes(lengths: torch.Tensor, slopes: torch.Tensor) -> torch.Tensor:
-    """Derivatives at the keys [keys axes] from those of the segments [segments axes].
-
-    Inner keys: weighted harmonic mean, 0 where the direction changes. Ends: 3/2 of the first segment's slope less half
-    of the next derivative, which keeps within the three times slope that monotone cubics allow.
-    """
-    before, after = slopes[:-1], slopes[1:]
-    first, second = lengths[1:] * 2 + lengths[:-1], lengths[1:] + 2 * lengths[:-1]
-    same = before * after > 0
-    safe_before, safe_after = torch.where(same, before, 1.0), torch.where(same, after, 1.0)
-    inner = torch.where(same, (first + second) / (first / safe_before + second / safe_after), 0.0)
-    start = _end_slope(slopes[0], inner[0])
-    end = _end_slope(slopes[-1], inner[-1])
-    return torch.cat([start[None], inner, end[None]])
-
-
-def _end_slope(segment: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
-    slope = 1.5 * segment - 0.5 * inner
-    return torch.where(slope * segment > 0, slope, 0.0)
-
-
-def _check_choice(what: str, given: object, choices: Sequence[str]) -> None:
+def check_choice(what: str, given: object, choices: Sequence[str]) -> None:
+    """Raises ValueError when `given` is none of `choices`. what: its name, for the sentence."""
     if given not in choices:
         raise ValueError(f"The {what} is {given!r}; it is one of {', '.join(choices)}.")
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..mirage_core.camera import pinhole_intrinsics
-from ..mirage_core.camera_path import PRESETS, CameraPath, Easing, preset
+from ..mirage_core.camera_path import CameraPath, Easing
 from ..mirage_core.latent_grid import WAN22
+from ..mirage_core.path_presets import PRESETS, preset
 from ..mirage_core.rollout import Shot
 from ..mirage_core.segments import plan_segments
 from .pictures import path_from_above

@@ -10,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from mirage_core import camera_path
+from mirage_core import camera_path, path_motion
 from mirage_core.camera import Cameras, fov_degrees, pinhole_intrinsics
-from mirage_core.camera_path import PRESETS, CameraPath, Keyframe, preset
+from mirage_core.camera_path import CameraPath, Keyframe
+from mirage_core.path_presets import PRESETS, preset
 
 SIZE = (256, 256)
 INTRINSICS = pinhole_intrinsics(60, SIZE)
@@ -57,7 +58,7 @@ def paths(draw: some.DrawFn) -> CameraPath:
     keyframes = [Keyframe(0, IDENTITY_ROWS)]
     for index in range(count):
         cam2world = IDENTITY.clone()
-        cam2world[:3, :3] = camera_path._rotations(torch.tensor([draw(turn)], dtype=torch.float64))[0]
+        cam2world[:3, :3] = path_motion.rotations(torch.tensor([draw(turn)], dtype=torch.float64))[0]
         cam2world[:3, 3] = torch.tensor(draw(some.tuples(*[some.floats(-3, 3)] * 3)), dtype=torch.float64)
         fov = draw(some.none() | some.floats(20, 120))
         rows = tuple(tuple(row) for row in cam2world.tolist())

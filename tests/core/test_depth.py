@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as functional
 
 from mirage_core.camera import Cameras, pinhole_intrinsics, unproject_cells
-from mirage_core.camera_path import preset
 from mirage_core.depth import (
     bilinear_depth,
     latent_depth,
@@ -22,6 +21,7 @@ from mirage_core.depth import (
     room_depth,
 )
 from mirage_core.latent_grid import WAN22
+from mirage_core.path_presets import preset
 from tests.core.scenes import Rectangle, box, furnished_room, ray_cast
 
 nan, inf = math.nan, math.inf

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from mirage_core.camera import Cameras, pinhole_intrinsics
-from mirage_core.camera_path import preset
 from mirage_core.metrics import (
     Pair,
     color_drift,
@@ -23,6 +22,7 @@ from mirage_core.metrics import (
     same_pose_pairs,
     ssim,
 )
+from mirage_core.path_presets import preset
 
 SIZE = (32, 48)
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from mirage_core.camera import Cameras, pinhole_intrinsics
-from mirage_core.camera_path import preset
 from mirage_core.latent_grid import WAN22
 from mirage_core.path_formats import WORLDSCORE_MOVES, worldscore_cameras
+from mirage_core.path_presets import preset
 from mirage_core.pose_errors import (
     aligning_similarity,
     angles_between,

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from mirage_core.camera import Cameras, pinhole_intrinsics
-from mirage_core.camera_path import preset
 from mirage_core.latent_grid import WAN22
 from mirage_core.memory import LatentMemory, lift
+from mirage_core.path_presets import preset
 from mirage_core.rollout import Rollout, Shot
 
 SIZE = (64, 96)

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mirage_core.camera import Cameras, pinhole_intrinsics
-from mirage_core.camera_path import preset
 from mirage_core.latent_grid import WAN22
 from mirage_core.memory import LatentMemory, lift
 from mirage_core.memory_edits import everything, locked
 from mirage_core.memory_files import load_memory, save_memory
+from mirage_core.path_presets import preset
 from mirage_core.rgb_memory import PIXELS, is_rgb, lift_pixels
 from mirage_core.rollout import Rollout, Shot
 from mirage_core.scene_files import load_scene, save_scene

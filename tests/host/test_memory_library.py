@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mirage_core.camera_path import preset
 from mirage_core.memory_files import save_memory
+from mirage_core.path_presets import preset
 from mirage_core.rollout import Shot
 from mirage_core.zbuffer import project
 from tests.core.test_scene_files import IMAGE, SIZE, filmed

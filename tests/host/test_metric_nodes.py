@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import save_file
 
 from mirage_core.camera import Cameras, pinhole_intrinsics
-from mirage_core.camera_path import preset
 from mirage_core.depth import room_depth
 from mirage_core.latent_grid import WAN22
 from mirage_core.memory import LatentMemory, lift
+from mirage_core.path_presets import preset
 from mirage_core.rollout import Rollout
 from mirage_core.scene_words import SceneWords
 

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from mirage_core.camera import Cameras, pinhole_intrinsics
-from mirage_core.camera_path import preset
 from mirage_core.latent_grid import WAN22
 from mirage_core.memory import LatentMemory, lift
 from mirage_core.path_formats import FORMATS, WORLDSCORE_MOVES, CameraTrack, encode, read, worldscore_cameras
+from mirage_core.path_presets import preset
 from mirage_core.rollout import Rollout, Shot
 from tests.core.scenes import furnished_room, ray_cast
 

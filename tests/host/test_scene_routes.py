@@ -18,9 +18,10 @@ from aiohttp.test_utils import make_mocked_request
 from PIL import Image
 
 from mirage_core.camera import Cameras, pinhole_intrinsics
-from mirage_core.camera_path import CameraPath, preset
+from mirage_core.camera_path import CameraPath
 from mirage_core.latent_grid import WAN22
 from mirage_core.memory import LatentMemory, MemoryBlock, lift
+from mirage_core.path_presets import preset
 from mirage_core.preflight import preflight
 from mirage_core.rollout import Rollout, Shot
 from mirage_core.zbuffer import project

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from mirage_core.camera import Cameras, pinhole_intrinsics
-from mirage_core.camera_path import preset
 from mirage_core.depth import room_depth
 from mirage_core.latent_grid import WAN22
+from mirage_core.path_presets import preset
 from training.nano_films import Film
 from training.worlds import Frames
 

@@ -9,7 +9,8 @@ from random import Random
 import torch
 
 from mirage_core.camera import Cameras, pinhole_intrinsics
-from mirage_core.camera_path import PRESETS, CameraPath, preset
+from mirage_core.camera_path import CameraPath
+from mirage_core.path_presets import PRESETS, preset
 
 from .world import World, frame_times
 
