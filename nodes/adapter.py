@@ -1,6 +1,6 @@
 """A Mirage adapter: the side branch and the LoRA, loaded by the host's own means and checked.
 
-What the files are is decided in mirage_core.weights; how they act on a model is in branch_patch.py.
+What the files are is decided in mirage_core.branch_files and lora_files; how they act on a model is in branch_patch.py.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import comfy.ops
 import comfy.utils
 import torch
 
+from ..mirage_core.branch_files import BranchFile, branch_file
+from ..mirage_core.lora_files import LoraFile, lora_file
 from ..mirage_core.side_branch import Layout, white_pictures
-from ..mirage_core.weights import BranchFile, LoraFile, branch_file, lora_file
 from .host_latents import to_normalised
 from .side_branch_module import build_side_branch
 
@@ -64,7 +65,7 @@ class LoadedBranch:
 
 @dataclass(frozen=True, eq=False)
 class LoadedLora:
-    """A LoRA's tensors under the names that mirage_core.weights gives them. identity: differs for every loading."""
+    """A LoRA's tensors under the names that mirage_core.lora_files gives them. identity: differs for every loading."""
 
     file: LoraFile
     tensors: Mapping[str, torch.Tensor]
@@ -98,7 +99,7 @@ class Adapter:
 def load_branch(path: str, *, layout: Layout | None = None) -> LoadedBranch:
     """Load a side branch the way the host loads its model patches.
 
-    Raises ValueError, from mirage_core.weights, for a file that is not one complete side branch.
+    Raises ValueError, from mirage_core.branch_files, for a file that is not one complete side branch.
     """
     found = branch_file(path, layout=layout)
     stamp = (path, os.stat(path).st_mtime_ns, os.stat(path).st_size)
@@ -124,7 +125,7 @@ def load_branch(path: str, *, layout: Layout | None = None) -> LoadedBranch:
 def load_lora(path: str) -> LoadedLora:
     """Load a LoRA's tensors under normalised names.
 
-    Raises ValueError, from mirage_core.weights, for a file that is not one complete LoRA of the model.
+    Raises ValueError, from mirage_core.lora_files, for a file that is not one complete LoRA of the model.
     """
     found = lora_file(path)
     tensors = cast(dict[str, torch.Tensor], comfy.utils.load_torch_file(path, safe_load=True))

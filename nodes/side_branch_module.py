@@ -71,7 +71,7 @@ class BranchPass:
 
 
 def build_side_branch(description, operations, *, device=None, dtype=None) -> SideBranch:
-    """A SideBranch with the sizes of a mirage_core.weights.BranchFile."""
+    """A SideBranch with the sizes of a mirage_core.branch_files.BranchFile."""
     return SideBranch(
         blocks=description.blocks,
         channels=description.channels,

@@ -8,7 +8,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from mirage_core.weights import Stated, branch_file
+from mirage_core.branch_files import branch_file
+from mirage_core.weights import Stated
 
 from .run import write_weights
 from .wan import Wan, WanSizes

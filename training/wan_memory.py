@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as functional
 from torch import nn
 
+from mirage_core.branch_files import BranchFile
 from mirage_core.side_branch import BranchInput, TokenOrder
-from mirage_core.weights import BranchFile
 
 from .wan import Block, Wan, WanSizes
 

@@ -16,7 +16,9 @@ from pathlib import Path
 
 import torch
 
+from mirage_core.branch_files import branch_file
 from mirage_core.camera_path import CameraPath
+from mirage_core.lora_files import lora_file
 from mirage_core.memory_edits import everything, locked
 from mirage_core.memory_files import load_memory, save_memory
 from mirage_core.path_formats import FORMATS, decode, encode, read
@@ -24,7 +26,6 @@ from mirage_core.path_formats.reading import ReadOptions
 from mirage_core.path_presets import preset
 from mirage_core.rollout_files import check_finite, check_tensors, load_rollout, read_segment, write_segment
 from mirage_core.scene_files import load_scene, save_scene
-from mirage_core.weights import branch_file, lora_file
 from tests.core import hostile_files as hostile
 from tests.core.camera_tracks import random_track, said
 from tests.core.test_scene_files import filmed

@@ -10,7 +10,9 @@ from math import prod
 import pytest
 import torch
 
-from mirage_core.weights import Stated, branch_file, branch_shapes, lora_file, stated_in
+from mirage_core.branch_files import branch_file, branch_shapes
+from mirage_core.lora_files import lora_file
+from mirage_core.weights import Stated, stated_in
 
 WIDTH, FFN = 256, 384
 

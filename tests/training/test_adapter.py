@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mirage_core.weights import branch_file, lora_file
+from mirage_core.branch_files import branch_file
+from mirage_core.lora_files import lora_file
 from tests.training.flights import CELLS, film, frames
 from training.adapter import AdapterOptions, adapter_of, camera_range, train, usable
 from training.adapter_crew import Crew

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mirage_core.weights import Stated, branch_file, branch_shapes
+from mirage_core.branch_files import branch_file, branch_shapes
+from mirage_core.weights import Stated
 from tests.training.wan_models import SIZES, branch_model, clip, everything_matters, plain_model
 from training.wan import Wan, WanSizes, initialised
 from training.wan_memory import Lora, SideBranch, WanWithMemory

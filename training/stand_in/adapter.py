@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mirage_core.weights import branch_shapes
+from mirage_core.branch_files import branch_shapes
 
 from .dit import Weights
 
