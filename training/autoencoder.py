@@ -18,6 +18,8 @@ from typing import NamedTuple
 
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
@@ -109,10 +111,14 @@ def _moved(warp: Warp, pictures: torch.Tensor, moved: int) -> torch.Tensor:
 
 
 class ClipReader:
-    """Random clips of 1, 5 or 9 frames out of a pool on the disk that may still be growing."""
+    """Random clips of 1, 5 or 9 frames out of a pool on the disk that may still be growing.
 
-    def __init__(self, folder: Path, latents_per_step: int) -> None:
+    crop: side of the square in pixels that is cut out of each, for clips larger than needed; None takes all of it.
+    """
+
+    def __init__(self, folder: Path, latents_per_step: int, crop: int | None = None) -> None:
         self.folder, self.latents_per_step, self.files, self.reads = folder, latents_per_step, clip_files(folder), 0
+        self.crop = crop
         if not self.files:
             raise ValueError(f"There are no clips in {folder}. Render some: python -m training.clip_pool {folder}")
 
@@ -134,6 +140,9 @@ class ClipReader:
         path = random.choice(self.files)
         pace = random.choice((1, 1, 1, 2))
         whole = read_pictures(path, random.randint(0, 33 - 1 - (count - 1) * pace), (count - 1) * pace + 1)
+        if self.crop is not None:
+            top, left = (random.randint(0, side - self.crop) for side in whole.shape[1:3])
+            whole = whole[:, top : top + self.crop, left : left + self.crop]
         clip = whole[::pace].movedim(-1, 1).float() / 255
         return clip.flip(-1) if random.random() < 0.5 else clip
 
@@ -216,9 +225,9 @@ def averaged_model(training: Training) -> Autoencoder:
     return model.to(training.run.device).eval()
 
 
-def export(path: Path, training: Training, figures: Figures | None) -> None:
-    """The averaged weights in half precision, for the stock VAELoader."""
-    about = {"steps": str(training.run.step), "minutes": f"{training.run.seconds / 60:.0f}"}
+def export(path: Path, training: Training, figures: Figures | None, *, steps_before: int = 0) -> None:
+    """The averaged weights in half precision, for the stock VAELoader. steps_before: of another run, of the encoder."""
+    about = {"steps": str(steps_before + training.run.step), "minutes": f"{training.run.seconds / 60:.0f}"}
     if figures is not None:
         about |= {name: f"{value:.4g}" for name, value in figures._asdict().items()}
     write_weights(path, {name: one.half() for name, one in averaged_model(training).state_dict().items()}, about)
@@ -247,16 +256,30 @@ def match_statistics(model: Autoencoder, clips: torch.Tensor) -> None:
 
 
 def train(
-    run: Run, clips: Path, held_out: Path | None, *, latents_per_step: int, rate: float, is_matched: bool = False
+    run: Run,
+    clips: Path,
+    held_out: Path | None,
+    *,
+    latents_per_step: int,
+    rate: float,
+    is_matched: bool = False,
+    crop: int | None = None,
+    decoder_of: Path | None = None,
 ) -> Training:
     """Train for as long as `run` says; writes checkpoint, plot, sheet.png and nano_vae.safetensors to its folder.
 
-    is_matched: bring the latents' statistics to the host's first.
+    is_matched: bring the latents' statistics to the host's first.  crop: see ClipReader.
+    decoder_of: a nano_vae.safetensors whose decoder is trained on and whose encoder stays: all latents stay valid.
     """
     model = Autoencoder()
-    reader, kept = ClipReader(clips, latents_per_step), held_out_clips(held_out) if held_out else None
+    reader, kept = ClipReader(clips, latents_per_step, crop), held_out_clips(held_out) if held_out else None
     random.seed(run.step + 1)
-    _start(model, reader.pictures(200))
+    if decoder_of is None:
+        _start(model, reader.pictures(200))
+    else:
+        model.load_state_dict({name: one.float() for name, one in load_file(decoder_of).items()})
+        model.encoder.requires_grad_(False)
+    steps_before = 0 if decoder_of is None else _steps_of(decoder_of)
     # The encoder starts well and is soon spoilt by steps that the decoder needs.
     training = Training(model, run, rate=rate, shares={"encoder": 0.25}, is_orthogonal=True)
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -272,21 +295,27 @@ def train(
             figures = measure(shown, kept.to(run.device))
             write_sheet(run.folder / "sheet.png", shown, kept[:6].to(run.device))
             print(f"step {run.step}, {run.seconds / 60:.1f} min: {_told(figures)}", flush=True)
-        export(run.folder / "nano_vae.safetensors", training, figures)
+        export(run.folder / "nano_vae.safetensors", training, figures, steps_before=steps_before)
 
     for step in training.steps(show=show):
-        depth = _depth_at(step)
+        depth = _depth_at(steps_before or step)
         model.set_depth(depth)
-        if step == GROW_AT[0]:
+        if step == GROW_AT[0] and decoder_of is None:
             model.spread_stills()
             training.restart_average()
         frames = reader.read() if depth else reader.pictures(STILL_BATCH * latents_per_step)
-        moved = len(frames) // 3 if step >= WARP_FROM else 0
+        moved = len(frames) // 3 if step >= WARP_FROM or decoder_of is not None else 0
         loss, figures = training_loss(model, frames.to(run.device), moved=moved, is_still=depth == 0)
         training.descend(loss, figures)
         if step % 20 == 0:
             print(f"step {step}: {figures} {run.seconds / max(1, step):.2f} s/step", flush=True)
     return training
+
+
+def _steps_of(path: Path) -> int:
+    """How many steps an exported autoencoder was trained for; its depth follows from that."""
+    with safe_open(path, framework="pt") as file:
+        return int((file.metadata() or {})["steps"])
 
 
 def _depth_at(step: int) -> int:
@@ -389,12 +418,15 @@ def main() -> None:
     parser.add_argument("--latents-per-step", type=int, help="6 on a CPU, 96 on a GPU")
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--match", action="store_true", help="first give the latents mean 0 and variance 1; train on")
+    parser.add_argument("--crop", type=int, help="side of a random square of each clip to train on; default all of it")
+    parser.add_argument("--decoder-of", type=Path, help="a nano_vae.safetensors: train only its decoder, into --folder")
     add_arguments(parser, folder="output/nano/autoencoder")
     asked = parser.parse_args()
     run = asked_run(asked)
     latents = asked.latents_per_step or (96 if run.device.type == "cuda" else 6)
     train(
-        run, asked.clips, asked.held_out, latents_per_step=latents, rate=asked.rate, is_matched=asked.match
+        run, asked.clips, asked.held_out, latents_per_step=latents, rate=asked.rate, is_matched=asked.match,
+        crop=asked.crop, decoder_of=asked.decoder_of,
     )  # fmt: skip
 
 

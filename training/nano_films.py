@@ -36,13 +36,19 @@ _TENSORS = ("latents", "depth", "is_static", "cam2world", "intrinsics")
 class Codec:
     """An autoencoder's file in use. All latents are normalised [48 frames rows columns].
 
-    stamp: tells files apart: latents of one say nothing to another.
+    stamp: tells encoders apart: latents of one say nothing to another's decoder.
     """
 
     def __init__(self, path: Path, device: torch.device | str = "cpu"):
         self.network = Autoencoder().to(device).requires_grad_(False).eval()
-        self.network.load_state_dict({name: one.float() for name, one in load_file(path).items()})
-        self.stamp = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        tensors = load_file(path)
+        self.network.load_state_dict({name: one.float() for name, one in tensors.items()})
+        self.network.skip_idle()
+        encoder = sorted(name for name in tensors if name.startswith("encoder."))
+        stamp = hashlib.sha256()
+        for name in encoder:
+            stamp.update(name.encode() + tensors[name].contiguous().view(torch.uint8).numpy().tobytes())
+        self.stamp = stamp.hexdigest()[:12]
         self._device = device
 
     @torch.no_grad()

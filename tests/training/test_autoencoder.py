@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from training import autoencoder
 from training.autoencoder import ClipReader, Warp, latent_penalty, psnr, random_warp
+from training.nano_films import Codec
 from training.taehv import Autoencoder, MemBlock
 
 
@@ -50,6 +51,9 @@ def test_a_network_grows_deeper_without_a_jump():
         made.set_depth(depth)
         outputs.append(made.decode(made.encode(frames)))
     assert all(torch.allclose(outputs[0], other, atol=1e-6) for other in outputs[1:])
+    made.skip_idle()
+    assert all(one.is_idle for one in made.modules() if isinstance(one, MemBlock))
+    assert torch.allclose(outputs[0], made.decode(made.encode(frames)), atol=1e-6)
     made.set_depth(1)
     assert sum(isinstance(one, MemBlock) and not one.is_idle for one in made.encoder) == 3
 
@@ -112,6 +116,23 @@ def test_training_lowers_the_loss_and_goes_on_after_a_kill(clips, tmp_path, monk
 def _log(folder) -> list[dict]:
     with safe_open(folder / "checkpoint.safetensors", framework="pt") as file:
         return json.loads(file.metadata()["about"])["log"]
+
+
+def test_a_decoder_trained_on_alone_leaves_the_latents_as_they_are(clips, tmp_path, monkeypatch):
+    def trained(folder, *further):
+        arguments = ["--clips", str(clips), "--folder", str(folder), "--minutes", "9", "--threads", "1", "--steps", "4"]
+        monkeypatch.setattr(sys, "argv", ["autoencoder", *arguments, "--latents-per-step", "2", *further])
+        autoencoder.main()
+        return folder / "nano_vae.safetensors"
+
+    whole = trained(tmp_path / "whole")
+    polished = trained(tmp_path / "polished", "--decoder-of", str(whole), "--crop", "32")
+    before, after = load_file(whole), load_file(polished)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.startswith("decoder.") for name in changed)
+    assert Codec(whole).stamp == Codec(polished).stamp, "films encoded by one are films of the other"
+    with safe_open(polished, framework="pt") as file:
+        assert file.metadata()["steps"] == "8"
 
 
 def test_a_pool_without_clips_says_how_to_fill_it(tmp_path):
