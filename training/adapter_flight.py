@@ -60,7 +60,8 @@ class Way:
 class Pilot:
     """Who films: the model with its branch (a LoRA is attached to the model or not), its text, and the sampling.
 
-    text: [1 words text_dim].  guide_until: noise level above which training-free guidance pulls.
+    text: [1 words text_dim].  guide_until: noise level above which guidance pulls; at 0 in all steps, which small models
+    need: left alone in the last steps, they blur what the memory held.
     """
 
     together: WanWithMemory
@@ -68,7 +69,7 @@ class Pilot:
     codec: Codec
     layout: Layout = "hole_mask"
     steps: int = 8
-    guide_until: float = 0.5
+    guide_until: float = 0.0
 
 
 @dataclass(frozen=True)

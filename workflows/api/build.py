@@ -224,7 +224,7 @@ def nano_flight() -> dict[str, dict]:
     del graph["clip"]
     graph = with_adapter(
         graph, "mirage_nano_side_branch.safetensors", "mirage_nano_lora.safetensors", "from the file",
-        steps=8, cfg=1.0, sampler_name="euler", scheduler="simple", guide_until=0.83, pull=0.9,
+        steps=8, cfg=1.0, sampler_name="euler", scheduler="simple", guide_until=1.0, pull=0.9,
     )  # fmt: skip
     graph["init"]["inputs"]["cell_rule"] = "center"
     graph["image"] = node("MirageExampleScene", "A world it has never seen", scene="room")
