@@ -60,8 +60,8 @@ class Way:
 class Pilot:
     """Who films: the model with its branch (a LoRA is attached to the model or not), its text, and the sampling.
 
-    text: [1 words text_dim].  guide_until: noise level above which guidance pulls; at 0 in all steps, which small models
-    need: left alone in the last steps, they blur what the memory held.
+    text: [1 words text_dim].  guide_until: noise level above which guidance pulls. At 0 it does in all steps, which
+    small models need: left alone in the last steps, they blur what the memory held.
     """
 
     together: WanWithMemory
