@@ -31,7 +31,7 @@ def started(core):
 
 
 def path_of(core, move, frames):
-    shot = core("rollout").Shot(core("camera_path").preset(move, amount=20), frames, SIZE)
+    shot = core("rollout").Shot(core("path_presets").preset(move, amount=20), frames, SIZE)
     return shot.cameras(intrinsics=core("camera").pinhole_intrinsics(60, SIZE), unit_length=4.0)
 
 
