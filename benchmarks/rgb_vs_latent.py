@@ -268,8 +268,8 @@ def there_and_back(image_size: tuple[int, int], segments: int) -> None:
         f"Read-out at {image_size[0]}x{image_size[1]} where the camera turns away and back again and again: best of "
         f"{_READ_OUTS} processor milliseconds per latent frame on one thread, a memory that keeps each place once "
         "(fused) beside one to which everything is appended; points after writing. From segment 2 on fused "
-        f"{min(later):.2f} to {max(later):.2f} ms, {max(later) / min(later) - 1:.0%} apart (bar 10 %). Freed memory was "
-        f"{'kept' if 'MALLOC_TRIM_THRESHOLD_' in os.environ else 'given back at times'} by the allocator."
+        f"{min(later):.2f} to {max(later):.2f} ms, {max(later) / min(later) - 1:.0%} apart (bar 10 %). Freed memory "
+        f"was {'kept' if 'MALLOC_TRIM_THRESHOLD_' in os.environ else 'given back at times'} by the allocator."
     )
     print_table(rows, title)
     save_results("read_out_there_and_back", title, rows)
