@@ -1,12 +1,11 @@
 """The memory of latents against the memory of colours on one path: read-out, writing and size, segment by segment.
 
-Run: python -m benchmarks.rgb_vs_latent [--small] [--there-and-back]
+Run: python -m benchmarks.rgb_vs_latent [--small]
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,20 +28,11 @@ from .reporting import print_table, save_results
 from .stand_in_encoder import StandInEncoder
 
 SEGMENTS = 10
-_READ_OUTS = 25  # timed per segment
+_READ_OUTS = 9  # timed per segment
 _RENDERED = 2  # of a segment's 33 pixel frames that are timed; the others cost the same
-_ROOM = {"room_size": (12.0, 4.5, 12.0), "camera_height": 1.5}
+ROOM = {"room_size": (12.0, 4.5, 12.0), "camera_height": 1.5}
 _WALL_PER_FRAME = 0.35  # of 11 that a frame sees: a segment ends where the next one's new ground begins
 _MIB = 2**20
-
-
-@dataclass
-class Going:
-    """Memories of a camera that turns away and back again, all the time."""
-
-    fused_latent: LatentMemory = field(default_factory=lambda: LatentMemory.empty(WAN22))
-    latent: LatentMemory = field(default_factory=lambda: LatentMemory.empty(WAN22))
-    filmed: Cameras | None = None
 
 
 @dataclass
@@ -53,7 +43,6 @@ class Memories:
     fused_latent: LatentMemory = field(default_factory=lambda: LatentMemory.empty(WAN22))
     thin_latent: LatentMemory = field(default_factory=lambda: LatentMemory.empty(WAN22))
     latent_of_new_ground: LatentMemory = field(default_factory=lambda: LatentMemory.empty(WAN22))
-    there_and_back: Going = field(default_factory=lambda: Going())
     rgb: LatentMemory = field(default_factory=lambda: LatentMemory.empty(PIXELS))
     rgb_bytes_unthinned: int = 0
     filmed: Cameras | None = None
@@ -80,7 +69,7 @@ def write(memories: Memories, cameras: Cameras, first_index: int) -> dict[str, f
     """Remember frames seen by `cameras` in every memory. Returns seconds for depth, lifting and thinning."""
     generator = torch.Generator().manual_seed(first_index)
     size = WAN22.size_of(cameras.image_size)
-    depth = room_depth(cameras, **_ROOM)
+    depth = room_depth(cameras, **ROOM)
     latents = torch.randn(WAN22.channels, len(cameras), *size, generator=generator)
     pictures = torch.rand(len(cameras), *cameras.image_size, 3, generator=generator)
 
@@ -127,30 +116,6 @@ def read_new_ground(memories: Memories, image_size: tuple[int, int], segment: Se
     return 1000 * min(times) / segment.latent_frames
 
 
-def read_there_and_back(going: Going, walked: Cameras, segment: Segment) -> dict[str, float]:
-    """Best milliseconds per latent frame, fused and appended, where odd segments go the walk's first and even ones
-    come back: from the second on everything has been seen, and a memory that keeps each place once shows the same."""
-    length = segment.model_frames - 1
-    way = [length - abs(length - frame % (2 * length)) for frame in segment.target_frames]
-    cameras = walked[way]
-    size = WAN22.size_of(cameras.image_size)
-    best = {}
-    for name, memory in (("fused", going.fused_latent), ("appended", going.latent)):
-        project(memory, cameras, size)
-        times = [seconds(lambda memory=memory: project(memory, cameras, size)) for _ in range(_READ_OUTS)]
-        best[f"there and back, {name}"] = 1000 * min(times) / segment.latent_frames
-    cameras = cameras if going.filmed is None else cameras[1:]
-    first_index = segment.target_frames[0] // WAN22.temporal_stride + (going.filmed is not None)
-    depth = latent_depth(room_depth(cameras, **_ROOM), size)
-    latents = torch.zeros(WAN22.channels, len(cameras), *size)
-    going.latent = going.latent.extended(lift(latents, depth, cameras, WAN22, first_latent_index=first_index))
-    going.fused_latent = fused(
-        going.fused_latent, latents, depth, cameras, first_latent_index=first_index, filmed_cameras=going.filmed
-    ).memory
-    going.filmed = cameras if going.filmed is None else Cameras.joined([going.filmed, cameras])
-    return best
-
-
 def measure(memories: Memories, cameras: Cameras, segment: Segment, encode: StandInEncoder) -> dict:
     """Read the segment from every memory, then write it. One row of the table."""
     targets = cameras[list(segment.target_frames)]
@@ -180,7 +145,6 @@ def measure(memories: Memories, cameras: Cameras, segment: Segment, encode: Stan
         "thinned latent read s": thin,
         "best latent ms/frame": 1000 * min(times) / segment.latent_frames,
         "the same on new ground": read_new_ground(memories, cameras.image_size, segment),
-        **read_there_and_back(memories.there_and_back, cameras, segment),
         "rgb render s": rendering,
         "rgb encode s": encoding,
         "render / fused": rendering / median(fused_times),
@@ -214,10 +178,8 @@ def verdict(rows: list[dict]) -> str:
         f"Bars: (render + encode) / fused at least 20: {least:.0f}. Latent read-out per frame within 10 % from "
         f"segment 2 on: {spread('best fused ms/frame')} on the walk with the rule that is the default, fused; "
         f"{spread('best latent ms/frame')} with everything appended, as the release does; "
-        f"{spread('the same on new ground')} with everything appended on new ground; turning away and back again and "
-        f"again {spread('there and back, fused')} fused, {spread('there and back, appended')} appended: what is in "
-        "sight costs, and on the walk that grows from half of the picture to all of it. Unthinned size ratio at least "
-        f"50: {min(row['ratio unthinned'] for row in rows):.1f}; at the last segment the thinned colours are "
+        f"{spread('the same on new ground')} with everything appended on new ground. Unthinned size ratio at least 50: "
+        f"{min(row['ratio unthinned'] for row in rows):.1f}; at the last segment the thinned colours are "
         f"{rows[-1]['rgb thinned / fused']:.0f} times as large as the fused latents with all they keep (at least 50), "
         f"and {rows[-1]['ratio thinned']:.1f} times as latents thinned by the same voxels."
     )
@@ -249,40 +211,10 @@ def main(image_size: tuple[int, int], segments: int, *, is_saved: bool) -> None:
         save_results("rgb_vs_latent", title, rows)
 
 
-def there_and_back(image_size: tuple[int, int], segments: int) -> None:
-    """Only the camera that turns away and back, without a memory of colours beside it that empties the caches.
-
-    Run it with MALLOC_TRIM_THRESHOLD_=2000000000 MALLOC_MMAP_THRESHOLD_=1000000000 in the environment: glibc otherwise
-    gives pages back between some read-outs and fetches them again, which adds up to 0.5 ms per frame by chance.
-    """
-    torch.set_num_threads(1)
-    path = walk(frames_of_segments(SEGMENTS, WAN22))
-    cameras = Cameras(path.cam2world, pinhole_intrinsics(70, image_size).repeat(len(path), 1, 1), image_size)
-    going, rows = Going(), []
-    for segment in plan_segments(frames_of_segments(segments, WAN22), WAN22):
-        best = read_there_and_back(going, cameras, segment)
-        counts = {"fused points": going.fused_latent.count, "appended points": going.latent.count}
-        rows.append({"segment": segment.index + 1, **best, **counts})
-    later = [row["there and back, fused"] for row in rows[1:]]
-    title = (
-        f"Read-out at {image_size[0]}x{image_size[1]} where the camera turns away and back again and again: best of "
-        f"{_READ_OUTS} processor milliseconds per latent frame on one thread, a memory that keeps each place once "
-        "(fused) beside one to which everything is appended; points after writing. From segment 2 on fused "
-        f"{min(later):.2f} to {max(later):.2f} ms, {max(later) / min(later) - 1:.0%} apart (bar 10 %). Freed memory "
-        f"was {'kept' if 'MALLOC_TRIM_THRESHOLD_' in os.environ else 'given back at times'} by the allocator."
-    )
-    print_table(rows, title)
-    save_results("read_out_there_and_back", title, rows)
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--there-and-back", action="store_true", help="only that path, without colours: a minute")
     parser.add_argument("--small", action="store_true", help="a quarter of the size, three segments, nothing is saved")
-    asked = parser.parse_args()
-    if asked.there_and_back:
-        there_and_back((704, 1280), SEGMENTS)
-    elif asked.small:
+    if parser.parse_args().small:
         main((176, 320), 3, is_saved=False)
     else:
         main((704, 1280), SEGMENTS, is_saved=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .latent_grid import WAN22, CellRule
 from .side_branch import LAYOUTS, Layout, TokenOrder, layout_channels
-from .weights import SPATIA_FILE, Shapes, Stated, natural, read_header, stated_in
+from .weights import PREFIX, SPATIA_FILE, Shapes, Stated, natural, read_header, stated_in
 
 # width of a model's blocks -> its name and number of layers
 KNOWN_MODELS = {1536: ("Wan2.1 1.3B", 30), 3072: ("Wan2.2 TI2V 5B", 30), 5120: ("Wan 14B", 40)}
@@ -250,7 +250,7 @@ def _resolve_layout(file: str, channels: int, chosen: Layout | None, known: Layo
 
 def _heads(width: int, file: str) -> int:
     if width % HEAD_WIDTH:
-        raise ValueError(f"{file} is {width} wide, no multiple of {HEAD_WIDTH}; its metadata must state mirage.heads.")
+        raise ValueError(f"{file} is {width} wide, no multiple of {HEAD_WIDTH}; its metadata must state {PREFIX}heads.")
     return width // HEAD_WIDTH
 
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from .latent_grid import CellRule
 from .side_branch import LAYOUTS, TOKEN_ORDERS, Layout, TokenOrder
 
-_PREFIX = "mirage."
+PREFIX = "mirage."
 # Spatia's tensors have the released trainer's names; only its files' names tell them apart.
 SPATIA_FILE = re.compile(r"control_weight|lora_weights_\d|spatia", re.IGNORECASE)
 
@@ -56,7 +56,7 @@ class Stated:
             "trained_turn_degrees": self.trained_turn_degrees,
             "trained_speed": self.trained_speed,
         }
-        return {_PREFIX + name: str(value) for name, value in entries.items() if value is not None}
+        return {PREFIX + name: str(value) for name, value in entries.items() if value is not None}
 
 
 def read_header(path: str | Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
@@ -89,7 +89,7 @@ def stated_in(metadata: Mapping[str, str], file: str) -> Stated:
 
     Raises ValueError for an entry with an unknown value: another version wrote it, and guessing would ruin the film.
     """
-    entries = {name[len(_PREFIX) :]: value for name, value in metadata.items() if name.startswith(_PREFIX)}
+    entries = {name[len(PREFIX) :]: value for name, value in metadata.items() if name.startswith(PREFIX)}
     choices = {"layout": LAYOUTS, "token_order": TOKEN_ORDERS, "cell_rule": get_args(CellRule)}
     readers = {
         **{name: (lambda value, known=known: known[known.index(value)]) for name, known in choices.items()},
@@ -109,7 +109,7 @@ def stated_in(metadata: Mapping[str, str], file: str) -> Stated:
         except ValueError as error:
             known = f"; known values: {', '.join(choices[name])}" if name in choices else ""
             raise ValueError(
-                f"{file} states {_PREFIX}{name} = {value[:60]!r}, which this version cannot read{known}. Update Mirage."
+                f"{file} states {PREFIX}{name} = {value[:60]!r}, which this version cannot read{known}. Update Mirage."
             ) from error
     return Stated(**values)
 

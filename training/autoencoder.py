@@ -142,6 +142,10 @@ class ClipReader:
         pace = random.choice((1, 1, 1, 2))
         whole = read_pictures(path, random.randint(0, 33 - 1 - (count - 1) * pace), (count - 1) * pace + 1)
         if self.crop is not None:
+            if self.crop > min(whole.shape[1:3]):
+                raise ValueError(
+                    f"{path.name} has pictures of {whole.shape[2]}x{whole.shape[1]}, too small to cut {self.crop} out."
+                )
             top, left = (random.randint(0, side - self.crop) for side in whole.shape[1:3])
             whole = whole[:, top : top + self.crop, left : left + self.crop]
         clip = whole[::pace].movedim(-1, 1).float() / 255
@@ -271,16 +275,18 @@ def train(
 
     is_matched: bring the latents' statistics to the host's first.  crop: see ClipReader.
     decoder_of: a nano_vae.safetensors whose decoder is trained on and whose encoder stays: all latents stay valid.
+    Raises ValueError when decoder_of is no such file or has only seen single pictures, or is to be matched too.
     """
     model = Autoencoder()
     reader, kept = ClipReader(clips, latents_per_step, crop), held_out_clips(held_out) if held_out else None
     random.seed(run.step + 1)
+    steps_before = 0
     if decoder_of is None:
         start(model, reader.pictures(200))
+    elif is_matched:
+        raise ValueError("--match changes the encoder, and --decoder-of leaves it as it is. Give one of them.")
     else:
-        model.load_state_dict({name: one.float() for name, one in load_file(decoder_of).items()})
-        model.encoder.requires_grad_(False)
-    steps_before = 0 if decoder_of is None else _steps_of(decoder_of)
+        steps_before = _load_for_its_decoder(model, decoder_of)
     # The encoder starts well and is soon spoilt by steps that the decoder needs.
     training = Training(model, run, rate=rate, shares={"encoder": 0.25}, is_orthogonal=True)
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -299,13 +305,14 @@ def train(
         export(run.folder / "nano_vae.safetensors", training, figures, steps_before=steps_before)
 
     for step in training.steps(show=show):
-        depth = _depth_at(steps_before or step)
+        age = steps_before + step
+        depth = _depth_at(age)
         model.set_depth(depth)
-        if step == GROW_AT[0] and decoder_of is None:
+        if age == GROW_AT[0]:
             model.spread_stills()
             training.restart_average()
         frames = reader.read() if depth else reader.pictures(STILL_BATCH * latents_per_step)
-        moved = len(frames) // 3 if step >= WARP_FROM or decoder_of is not None else 0
+        moved = len(frames) // 3 if age >= WARP_FROM else 0
         loss, figures = training_loss(model, frames.to(run.device), moved=moved, is_still=depth == 0)
         training.descend(loss, figures)
         if step % 20 == 0:
@@ -313,10 +320,20 @@ def train(
     return training
 
 
-def _steps_of(path: Path) -> int:
-    """How many steps an exported autoencoder was trained for; its depth follows from that."""
+def _load_for_its_decoder(model: Autoencoder, path: Path) -> int:
+    """Take over an exported autoencoder and hold its encoder still. Returns for how many steps it was trained."""
+    if not path.is_file():
+        raise ValueError(f"There is no autoencoder at {path}. Give a nano_vae.safetensors of this trainer.")
     with safe_open(path, framework="pt") as file:
-        return int((file.metadata() or {})["steps"])
+        steps = (file.metadata() or {}).get("steps", "")
+    if not steps.isdecimal() or int(steps) <= GROW_AT[0]:
+        raise ValueError(
+            f"{path.name} was trained for {steps or 'an unknown number of'} steps, at first on single pictures alone. "
+            f"Train it whole for more than {GROW_AT[0]} steps before its decoder alone."
+        )
+    model.load_state_dict({name: one.float() for name, one in load_file(path).items()})
+    model.encoder.requires_grad_(False)
+    return int(steps)
 
 
 def _depth_at(step: int) -> int:

@@ -36,7 +36,7 @@ _TENSORS = ("latents", "depth", "is_static", "cam2world", "intrinsics")
 class Codec:
     """An autoencoder's file in use. All latents are normalised [48 frames rows columns].
 
-    stamp: tells encoders apart: latents of one say nothing to another's decoder.
+    stamp: tells encoders apart: latents of one mean nothing to the decoder of another.
     """
 
     def __init__(self, path: Path, device: torch.device | str = "cpu"):

@@ -119,9 +119,12 @@ def _log(folder) -> list[dict]:
 
 
 def test_a_decoder_trained_on_alone_leaves_the_latents_as_they_are(clips, tmp_path, monkeypatch):
-    def trained(folder, *further):
-        arguments = ["--clips", str(clips), "--folder", str(folder), "--minutes", "9", "--threads", "1", "--steps", "4"]
-        monkeypatch.setattr(sys, "argv", ["autoencoder", *arguments, "--latents-per-step", "2", *further])
+    monkeypatch.setattr(autoencoder, "GROW_AT", (2, 5, 8))
+    monkeypatch.setattr(autoencoder, "WARP_FROM", 3)
+
+    def trained(folder, *further, steps="4"):
+        arguments = ["--clips", str(clips), "--folder", str(folder), "--minutes", "9", "--threads", "1"]
+        monkeypatch.setattr(sys, "argv", ["x", *arguments, "--steps", steps, "--latents-per-step", "2", *further])
         autoencoder.main()
         return folder / "nano_vae.safetensors"
 
@@ -133,6 +136,15 @@ def test_a_decoder_trained_on_alone_leaves_the_latents_as_they_are(clips, tmp_pa
     assert Codec(whole).stamp == Codec(polished).stamp, "films encoded by one are films of the other"
     with safe_open(polished, framework="pt") as file:
         assert file.metadata()["steps"] == "8"
+    young = trained(tmp_path / "young", steps="2")
+    for further, sentence in (
+        (("--decoder-of", str(young)), "trained for 2 steps"),
+        (("--decoder-of", str(tmp_path / "none.safetensors")), "no autoencoder at"),
+        (("--decoder-of", str(whole), "--match"), "Give one of them"),
+        (("--crop", "999"), "too small to cut 999 out"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            trained(tmp_path / "refused", *further)
 
 
 def test_a_pool_without_clips_says_how_to_fill_it(tmp_path):
