@@ -53,7 +53,7 @@ def main() -> None:
     filmed, rows = None, []
     for segment in plan:
         cameras = film[list(segment.target_frames)]
-        row = {"segment": segment.index + 1}
+        row: dict[str, float] = {"segment": segment.index + 1}
         row["fused ms/frame"] = best_milliseconds(once, cameras, size)
         row["appended ms/frame"] = best_milliseconds(everything, cameras, size)
         new = cameras if filmed is None else cameras[1:]
