@@ -72,7 +72,7 @@ def _mirrored(sample: Sample) -> Sample:
 
 
 def training_loss(model: MoGe, sample: Sample) -> tuple[torch.Tensor, dict[str, float]]:
-    """Depth up to scale, depth itself, its edges, the rays, and the mask."""
+    """Depth up to scale, depth itself, its edges and bends, the rays, and the mask."""
     with _autocast(sample.pictures.device):
         points, mask = model(sample.pictures, coarse=True)
     size = (points.shape[-2], points.shape[-1])
@@ -85,12 +85,12 @@ def training_loss(model: MoGe, sample: Sample) -> tuple[torch.Tensor, dict[str, 
     shape = ((error - offset[:, None, None] * seen).abs().sum((1, 2)) / count).mean()
     scale = offset.abs().mean()
     edges = sum(_edges(error, seen, step) for step in (1, 4))
+    bends = torch.stack([_bends(points[:, 2] - offset[:, None, None], depth, step) for step in (1, 2, 4)]).sum()
     ray = ((points[:, :2] - rays).abs().sum(1) * seen).sum((1, 2)).div(count).mean()
     sky = (mask - seen).square().mean()
-    figures = {
-        name: float(one.detach()) for name, one in (("shape", shape), ("scale", scale), ("ray", ray), ("sky", sky))
-    }
-    return shape + 0.2 * scale + 0.3 * edges + 0.3 * ray + sky, figures
+    parts = {"shape": shape, "scale": scale, "bends": bends, "ray": ray, "sky": sky}
+    figures = {name: float(one.detach()) for name, one in parts.items()}
+    return shape + 0.2 * scale + 0.3 * edges + bends + 0.3 * ray + sky, figures
 
 
 def _edges(error: torch.Tensor, seen: torch.Tensor, step: int) -> torch.Tensor:
@@ -100,6 +100,23 @@ def _edges(error: torch.Tensor, seen: torch.Tensor, step: int) -> torch.Tensor:
         first, second = (error.narrow(axis, start, length) for start in (0, step))
         both = seen.narrow(axis, 0, length) * seen.narrow(axis, step, length)
         total = total + ((first - second).abs() * both).mean()
+    return total
+
+
+def _bends(log_depth: torch.Tensor, depth: torch.Tensor, step: int) -> torch.Tensor:
+    """Second differences of the error of inverse depth, as shares of it: 0 for planes that are made planes.
+
+    A cell is remembered when one plane explains it, so a smooth error costs less than a rough one of the same size.
+    """
+    true = 1 / depth.clamp(0.05, FARTHEST)
+    error, seen = (-log_depth.clamp(-5, 5)).exp() - true, torch.isfinite(depth)
+    total = error.new_zeros(())
+    for axis in (-1, -2):
+        length = error.shape[axis] - 2 * step
+        before, here, after = (error.narrow(axis, step * place, length) for place in range(3))
+        is_known = seen.narrow(axis, 0, length) & seen.narrow(axis, step, length) & seen.narrow(axis, 2 * step, length)
+        bend = (before - 2 * here + after).abs() / true.narrow(axis, step, length)
+        total = total + (bend.clamp(max=1) * is_known).mean()
     return total
 
 
