@@ -13,7 +13,6 @@ import folder_paths
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker, GraphBuilder
 from comfy_execution.utils import get_executing_context
-from server import PromptServer
 
 from ..mirage_core.rollout import Rollout
 from ..mirage_core.rollout_files import content_key
@@ -25,6 +24,7 @@ from .loop_turns import MAX_SEGMENTS, SEED_RANGE, count_segments, directed, loop
 from .segment_keys import graph_parts
 from .segment_store import GIB, SegmentStore, check_run_name, film_folder, film_root
 from .sockets import MirageLoop, MirageMemory, MiragePath
+from .telling import tell_node
 
 TURN_ID, STEP_ID, KEEP_ID, FILM_ID = "MirageLoopTurn", "MirageLoopStep", "MirageLoopKeep", "MirageLoopFilm"
 
@@ -158,7 +158,7 @@ class SegmentLoopEnd(io.ComfyNode):
         run = _opened(prompt, loop, start=start, end=end)
         report = run.begin()
         logging.info("Mirage: %s", report)
-        _show(report, prompt.get_display_node_id(end))
+        tell_node(report, prompt.get_display_node_id(end))
         graph = GraphBuilder()
         links = outside_links(prompt, body_of(prompt, start, end), start, end)
         carried = None
@@ -309,7 +309,7 @@ class LoopFilm(io.ComfyNode):
         loop = running(run)
         loop.forget()
         report = loop.report()
-        _show(report, cls.hidden.dynprompt.get_display_node_id(end))
+        tell_node(report, cls.hidden.dynprompt.get_display_node_id(end))
         loop.finish()
         film = {"samples": to_host(memory.film)} if is_joined else ExecutionBlocker(None)
         return io.NodeOutput(film, report)
@@ -335,9 +335,3 @@ def _opened(prompt, order: LoopOrder, *, start: str, end: str) -> LoopRun:
 def _is_used(prompt, end: str, output: int) -> bool:
     """Whether something is connected to an output of Segment Loop End."""
     return any([end, output] in loop_body.links_of(prompt, node).values() for node in prompt.all_node_ids())
-
-
-def _show(text: str, node: str) -> None:
-    server = getattr(PromptServer, "instance", None)
-    if server is not None:
-        server.send_progress_text(text, node)
