@@ -93,7 +93,12 @@ def _arguments() -> argparse.Namespace:
         "demo", run_demo, "install, start the real server, fly through a world, write film and plots to output/"
     )
     first = demo.add_mutually_exclusive_group()
-    first.add_argument("--world", metavar="SEED", type=int, help="another made-up world: odd is a plaza, even a room")
+    first.add_argument(
+        "--world",
+        metavar="SEED",
+        type=_seed,
+        help="another made-up world, odd a plaza, even a room; from 1000000 on none is trained on",
+    )
     first.add_argument("--image", metavar="FILE", type=Path, help="your own picture, with a stand-in model")
     demo.add_argument("--segments", metavar="N", type=int, default=3, help="length: 32 N + 1 frames (default 3)")
     demo.add_argument("--path", metavar="PRESET", help="camera move, such as pan_left, dolly_in, orbit_right")
@@ -109,6 +114,12 @@ def _arguments() -> argparse.Namespace:
     bench.add_argument("--list", action="store_true", help="say which there are, and what each measures")
     command("setup", run_setup, "install only").add_argument("--tools", action="store_true", help="test tools too")
     return parser.parse_args()
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**31:
+        raise argparse.ArgumentTypeError(f"{text} is no world; give a whole number from 0 to {2**31 - 1}")
+    return int(text)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -140,8 +151,9 @@ def run_demo(asked: argparse.Namespace) -> int:
     place = set_up(asked.comfyui)
     if asked.world is not None:
         kind = "plaza" if asked.world % 2 else "room"
-        picture = _rendered_world(place, kind, asked.world)
-        flight = replace(flight, image=picture, fov=_WORLD_FOV, prompt=asked.prompt or kind)
+        scene = _rendered_world(place, kind, asked.world)
+        seen = {"image": scene / "start.png", "movers": scene / "movers.png", "fov": _WORLD_FOV}
+        flight = replace(flight, **seen, prompt=asked.prompt or kind)
     workflow = _demo_models(place, is_own_picture=asked.image is not None)
     began = time.monotonic()
     print("Starting ComfyUI ...", flush=True)
@@ -238,15 +250,20 @@ def _demo_models(place: Place, *, is_own_picture: bool) -> Path:
 
 
 def _rendered_world(place: Place, kind: str, seed: int) -> Path:
-    """The first picture of a world that the trainers know how to build."""
+    """A folder with the first picture of a world that the trainers know how to build, and what is true of it."""
     folder = OUTPUT / "world"
     options = {"world": kind, "seed": seed, "size": "512x512", "fov": _WORLD_FOV, "frames": 5}
     command = [str(place.python), "-m", "training.worlds", "export", str(folder)]
     command += [f"--{name}={value}" for name, value in options.items()]
     made = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
     if made.returncode:
-        raise Trouble(f"World {seed} could not be rendered:\n{made.stderr[-2000:]}")
-    return folder / "start.png"
+        raise Trouble(f"World {seed} could not be rendered: {_last_line(made.stderr)}")
+    return folder
+
+
+def _last_line(text: str) -> str:
+    """What went wrong, of all that Python says about it."""
+    return (text.strip().splitlines() or ["no reason was given."])[-1]
 
 
 def _write_stand_ins(place: Place) -> None:
@@ -254,7 +271,7 @@ def _write_stand_ins(place: Place) -> None:
         [str(place.python), "-m", "training.stand_in", str(BASE)], cwd=REPO, capture_output=True, text=True, check=False
     )
     if made.returncode:
-        raise Trouble(f"The stand-in models could not be written to {BASE}:\n{made.stderr[-2000:]}")
+        raise Trouble(f"The stand-in models could not be written to {BASE}: {_last_line(made.stderr)}")
 
 
 # ---- installing

@@ -8,6 +8,7 @@ from .branch_nodes import ApplyMirageMemory, FlowUniPCSampler, LoadMirageAdapter
 from .camera_nodes import CameraPathNode
 from .camera_socket_nodes import CameraPathFrom3D, CameraPathFromWan, CameraPathTo3D, CameraPathToWan
 from .check_nodes import PathCheck
+from .depth_precision_nodes import FullPrecisionDepthModel
 from .drift_nodes import ColorAnchorNode
 from .evidence_nodes import SceneEvidence
 from .example_nodes import ExampleScene
@@ -38,6 +39,7 @@ NODES: list[type[io.ComfyNode]] = [
     CameraPathNode,
     SimpleDepth,
     ExampleScene,
+    FullPrecisionDepthModel,
     SceneEvidence,
     DynamicSkyMask,
     FramesForDepth,

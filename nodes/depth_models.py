@@ -23,7 +23,8 @@ def is_moge2_behind(hidden: Any, name: str) -> bool:
     if hidden is None or hidden.dynprompt is None or running is None:
         return False
     made = _linked(hidden.dynprompt, running.node_id, name, "MoGeInference")
-    loader = made and _linked(hidden.dynprompt, made, "moge_model", "LoadMoGeModel")
+    precise = made and _linked(hidden.dynprompt, made, "moge_model", "MirageFullPrecisionDepthModel")
+    loader = made and _linked(hidden.dynprompt, precise or made, "moge_model", "LoadMoGeModel")
     model_name = loader and hidden.dynprompt.get_node(loader)["inputs"].get("model_name")
     path = folder_paths.get_full_path("geometry_estimation", model_name) if isinstance(model_name, str) else None
     return path is not None and _has_names(path, _MOGE2)

@@ -20,5 +20,6 @@ MirageMaskRules = io.Custom("MIRAGE_MASK_RULES")
 MirageLoop = io.Custom("MIRAGE_LOOP")
 
 # The host's own geometry packets (comfy_extras/nodes_moge.py, nodes_depth_anything_3.py).
+MoGeModel = io.Custom("MOGE_MODEL")
 MoGeGeometry = io.Custom("MOGE_GEOMETRY")
 DA3Geometry = io.Custom("DA3_GEOMETRY")

@@ -181,12 +181,8 @@ def test_movers_of_a_mask_are_kept_and_shown_to_the_next_segment(pack, rollout) 
 
 
 @pytest.mark.parametrize("model", ["mirage_random_moge1", "mirage_random_moge2", "mirage_random_da3"])
-def test_the_host_s_own_depth_models_are_read_and_fitted(
-    pack, host, base_directory, rollout, model, monkeypatch
-) -> None:
+def test_the_host_s_own_depth_models_are_read_and_fitted(pack, host, base_directory, rollout, model) -> None:
     torch.manual_seed(0)
-    # MoGe has no fp16 kernel on the CPU, and the text encoder option is what sets its precision.
-    monkeypatch.setattr(importlib.import_module("comfy.cli_args").args, "fp32_text_enc", True)
     folder = base_directory / "models" / "geometry_estimation"
     host.folder_paths.add_model_folder_path("geometry_estimation", str(folder))
     pictures = torch.rand(9, *IMAGE, 3)
@@ -194,6 +190,7 @@ def test_the_host_s_own_depth_models_are_read_and_fitted(
         if "moge" in model:
             nodes = importlib.import_module("comfy_extras.nodes_moge")
             loaded = nodes.LoadMoGeModel.execute(f"{model}.safetensors").args[0]
+            loaded = pack("depth_precision_nodes").FullPrecisionDepthModel.execute(loaded).args[0]
             packet = nodes.MoGeInference.execute(loaded, pictures, 0, 60.0, 4, True, False).args[0]
         else:
             nodes = importlib.import_module("comfy_extras.nodes_depth_anything_3")
@@ -216,10 +213,11 @@ def hidden_in(workflow: dict):
     return api.HiddenHolder.from_dict({api.Hidden.dynprompt: prompt})
 
 
-def moge_workflow(file: str) -> dict:
+def moge_workflow(file: str, *, is_precise: bool = False) -> dict:
     return {
         "1": {"class_type": "LoadMoGeModel", "inputs": {"model_name": file}},
-        "2": {"class_type": "MoGeInference", "inputs": {"moge_model": ["1", 0]}},
+        "1b": {"class_type": "MirageFullPrecisionDepthModel", "inputs": {"moge_model": ["1", 0]}},
+        "2": {"class_type": "MoGeInference", "inputs": {"moge_model": ["1b" if is_precise else "1", 0]}},
         "3": {"class_type": "MirageWriteMemory", "inputs": {"geometry": ["2", 0]}},
         "4": {"class_type": "MirageWriteMemory", "inputs": {"geometry": ["1", 0]}},
         "5": {"class_type": "MirageWriteMemory", "inputs": {}},
@@ -246,6 +244,14 @@ def test_moge_2_without_normals_is_known_by_its_file(pack, host, base_directory,
         assert pack("depth_models").is_moge2_behind(hidden, "geometry") is is_moge2
         assert not pack("depth_models").is_moge2_behind(None, "geometry")
     assert not pack("depth_models").is_moge2_behind(hidden, "geometry")
+
+
+def test_moge_2_is_known_behind_the_node_for_full_precision_too(pack, host, base_directory) -> None:
+    folder = base_directory / "models" / "geometry_estimation"
+    host.folder_paths.add_model_folder_path("geometry_estimation", str(folder))
+    hidden = hidden_in(moge_workflow("mirage_random_moge2.safetensors", is_precise=True))
+    with importlib.import_module("comfy_execution.utils").CurrentNodeContext("prompt", "3"):
+        assert pack("depth_models").is_moge2_behind(hidden, "geometry")
 
 
 def test_a_file_that_is_no_safetensors_is_not_taken_for_moge_2(pack, host, tmp_path) -> None:

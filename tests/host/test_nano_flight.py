@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 
 from mirage_core.camera import fov_degrees
 from real_host.flights import film, flight, of_type, psnr
-from training.ship import FILES
+from training.ship import FILES, SHIPPED
 from training.worlds import World, random_flight
 
 LOADERS = {"VAELoader": "vae_name", "UNETLoader": "unet_name", "LoadMoGeModel": "model_name"}
@@ -47,6 +49,21 @@ def test_an_example_scene_has_the_depth_of_its_world(pack, scene):
     assert error.quantile(0.98) < 1e-3
     assert ((sky > 0.5) == frames.is_sky).float().mean() > 0.99
     assert torch.equal(geometry["mask"], sky < 0.5)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU the host runs it in half precision")
+@torch.no_grad()
+def test_in_full_precision_the_depth_model_runs_on_a_processor_and_the_one_given_stays(pack, host):
+    moge = importlib.import_module("comfy.ldm.moge.model")
+    file = SHIPPED / "geometry_estimation" / "mirage_nano_depth.safetensors"
+    loaded = moge.MoGeModel(host.comfy.utils.load_torch_file(str(file)))
+    picture = torch.rand(1, 3, 64, 64)
+    precise = pack("depth_precision_nodes").FullPrecisionDepthModel.execute(loaded).args[0]
+    found = precise.infer(picture, resolution_level=0)
+    assert found["mask"].any() and torch.isfinite(found["depth"][found["mask"]]).all()
+    assert pack("depth_precision_nodes").FullPrecisionDepthModel.execute(precise).args[0] is precise
+    with pytest.raises(NotImplementedError):  # once the host can do it, the node has done its work
+        loaded.infer(picture, resolution_level=0)
 
 
 def test_an_example_scene_that_is_not_there_is_refused_with_the_list(pack):

@@ -64,7 +64,9 @@ def with_tiny_models(prompt: dict) -> None:
     """Small random files in place of the real ones, and numbers in place of a text encoder; two segments."""
     prompt[of_type(prompt, "UNETLoader")]["inputs"]["unet_name"] = "mirage_random_dit.safetensors"
     prompt[of_type(prompt, "VAELoader")]["inputs"]["vae_name"] = "mirage_stand_in_vae.safetensors"
-    prompt[of_type(prompt, "LoadMoGeModel")]["inputs"]["model_name"] = "mirage_random_moge1.safetensors"
+    loader = of_type(prompt, "LoadMoGeModel")
+    prompt[loader]["inputs"]["model_name"] = "mirage_random_moge1.safetensors"
+    prompt["precise"] = node("MirageFullPrecisionDepthModel", moge_model=[loader, 0])  # most machines here have no GPU
     prompt[of_type(prompt, "MirageCameraPath")]["inputs"] |= {"length": 37, "width": 320, "height": 192}
     del prompt[of_type(prompt, "CLIPLoader")]
     for one in prompt.values():
@@ -72,6 +74,6 @@ def with_tiny_models(prompt: dict) -> None:
             one["class_type"] = "MirageStandInText"
             one["inputs"] = {"text": one["inputs"]["text"], "width": 64}
         if one["class_type"] == "MoGeInference":
-            one["inputs"]["resolution_level"] = 0
+            one["inputs"] |= {"resolution_level": 0, "moge_model": ["precise", 0]}
         if one["class_type"] == "MirageSceneEvidence":
             del one["inputs"]["geometry"]  # random weights call everything sky

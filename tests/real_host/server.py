@@ -76,8 +76,7 @@ def unattended_options(use_cpu: bool | None) -> list[str]:
     use_cpu = not has_gpu() if use_cpu is None else use_cpu
     options = ["--disable-api-nodes", "--disable-auto-launch", "--database-url", "sqlite:///:memory:"]
     options += ["--preview-method", "latent2rgb"]
-    # MoGe has no fp16 kernel on the CPU, and the text encoder option is what sets its precision.
-    return options + (["--cpu", "--fp32-text-enc"] if use_cpu else [])
+    return [*options, "--cpu"] if use_cpu else options
 
 
 def has_gpu() -> bool:

@@ -220,7 +220,9 @@ def nano_flight() -> dict[str, dict]:
     graph = loop_flight()
     graph["model"] = node("UNETLoader", "Nano base", unet_name="mirage_nano_base.safetensors", weight_dtype="default")
     graph["vae"] = node("VAELoader", "Nano VAE", vae_name="mirage_nano_vae.safetensors")
-    graph["depth"] = node("LoadMoGeModel", "Nano depth model", model_name="mirage_nano_depth.safetensors")
+    loader = node("LoadMoGeModel", "Nano depth model", model_name="mirage_nano_depth.safetensors")
+    graph["depth"] = node("MirageFullPrecisionDepthModel", "For CPUs", moge_model=["depth_file", 0])
+    graph = {"depth_file": loader} | graph
     del graph["clip"]
     graph = with_adapter(
         graph, "mirage_nano_side_branch.safetensors", "mirage_nano_lora.safetensors", "from the file",
@@ -243,7 +245,10 @@ def nano_flight() -> dict[str, dict]:
                 "MirageNanoSceneWords", one["_meta"]["title"], model_name="mirage_nano_base.safetensors", words=words
             )
         elif one["class_type"] == "MoGeInference":
-            one["inputs"]["fov_x_degrees"] = ["image", 4]
+            # The file was trained at the host's lowest resolution; higher ones take longer and are no better.
+            one["inputs"] |= {"fov_x_degrees": ["image", 4], "resolution_level": 0}
+    # What moves in the first picture is known here; in a picture of one's own a mask from SAM3 would say it.
+    graph["evidence"]["inputs"]["mover_mask"] = ["image", 3]
     graph["start"]["inputs"]["prompts"] = "room"
     return graph
 

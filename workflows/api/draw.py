@@ -75,7 +75,7 @@ def segment_columns(p: str) -> list[list[str]]:
     ]
 
 
-MODEL_ROOM = ("Models", "#3f5f4a", [["model", "clip", "vae", "depth", "adapter", "negative"]])
+MODEL_ROOM = ("Models", "#3f5f4a", [["model", "clip", "vae", "depth_file", "depth", "adapter", "negative"]])
 START: Rooms = [
     MODEL_ROOM,
     ("First picture and camera", "#3f4f6f", [["image", "path_preview"], ["path"], ["geometry", "evidence"], ["mask"], ["mask_preview", "init"]]),
