@@ -10,61 +10,25 @@ own normalisation fits. The result is a file for the stock VAELoader.
 from __future__ import annotations
 
 import argparse
-import math
 import random
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
-from torch.nn import functional
 
+from .autoencoder_clips import ClipReader
+from .autoencoder_figures import Figures, autocast, held_out_clips, measure, told, write_sheet
 from .autoencoder_start import start
-from .clip_pool import clip_files, read_pictures
 from .run import Run, Training, add_arguments, asked_run, write_weights
 from .taehv import Autoencoder
+from .warps import Warp, random_warp
 
 GROW_AT = (1150, 2800, 5000)  # steps from which one, two and three blocks per stage are trained; before, pictures alone
 WARP_FROM = 2000  # step from which latents are warped: before, a decoder that sees warped ones learns to blur
 STILL_BATCH = 3  # times as many pictures per step while there is no block
 _NOISE = 0.1  # most noise on a latent while training, in standard deviations: a diffusion model's are never exact
-
-
-class Warp(NamedTuple):
-    """A similarity of the picture plane per clip: grid_sample's affine matrices [clips 2 3]."""
-
-    matrices: torch.Tensor
-
-    def of(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Pictures or latents [clips frames channels rows columns] moved; the border is repeated outside."""
-        frames = pictures.shape[1]
-        flat = pictures.flatten(0, 1)
-        matrices = self.matrices.repeat_interleave(frames, 0).to(flat)
-        grid = functional.affine_grid(matrices, list(flat.shape), align_corners=False)
-        return functional.grid_sample(flat, grid, padding_mode="border", align_corners=False).view_as(pictures)
-
-    def is_inside(self, size: tuple[int, int], margin: float) -> torch.Tensor:
-        """[clips 1 1 H W] 1 where the moved picture shows something that is `margin` (of 2) inside of the old one."""
-        shape = [len(self.matrices), 1, *size]
-        grid = functional.affine_grid(self.matrices, shape, align_corners=False)
-        return (grid.abs().amax(-1) < 1 - margin).float()[:, None, None]
-
-
-def random_warp(clips: int, *, moved: int) -> Warp:
-    """Shifts up to a fifth of the picture, scales 0.8 to 1.25, turns up to 12 degrees for the first `moved` clips."""
-    matrices = torch.zeros(clips, 2, 3)
-    for index in range(clips):
-        scale, turn, right, down = 1.0, 0.0, 0.0, 0.0
-        if index < moved:
-            scale, turn = math.exp(random.uniform(-0.22, 0.22)), math.radians(random.uniform(-12, 12))
-            right, down = random.uniform(-0.4, 0.4), random.uniform(-0.4, 0.4)
-        cosine, sine = math.cos(turn) * scale, math.sin(turn) * scale
-        matrices[index] = torch.tensor([[cosine, -sine, right], [sine, cosine, down]])
-    return Warp(matrices)
 
 
 def latent_penalty(latents: torch.Tensor) -> torch.Tensor:
@@ -91,7 +55,7 @@ def training_loss(
     is_still: single pictures through a network without blocks, in a quarter of the time.
     """
     warp = random_warp(len(frames), moved=moved)
-    with _autocast(frames.device):
+    with autocast(frames.device):
         latents = (model.encode_still(frames[:, 0])[:, None] if is_still else model.encode(frames)).float()
         given = _moved(warp, latents, moved)
         given = given + torch.randn_like(given) * (random.random() * _NOISE)
@@ -109,118 +73,6 @@ def _moved(warp: Warp, pictures: torch.Tensor, moved: int) -> torch.Tensor:
     if not moved:
         return pictures
     return torch.cat([Warp(warp.matrices[:moved]).of(pictures[:moved]), pictures[moved:]])
-
-
-class ClipReader:
-    """Random clips of 1, 5 or 9 frames out of a pool on the disk that may still be growing.
-
-    crop: side of the square in pixels that is cut out of each, for clips larger than needed; None takes all of it.
-    """
-
-    def __init__(self, folder: Path, latents_per_step: int, crop: int | None = None) -> None:
-        self.folder, self.latents_per_step, self.files, self.reads = folder, latents_per_step, clip_files(folder), 0
-        self.crop = crop
-        if not self.files:
-            raise ValueError(f"There are no clips in {folder}. Render some: python -m training.clip_pool {folder}")
-
-    def read(self) -> torch.Tensor:
-        """[clips frames 3 H W] in [0, 1]."""
-        self.reads += 1
-        if self.reads % 200 == 0:
-            self.files = clip_files(self.folder)
-        latent_frames = random.choice((1, 1, 2, 3))
-        clips = max(2, self.latents_per_step // latent_frames)
-        return torch.stack([self.clip(4 * latent_frames - 3) for _ in range(clips)])
-
-    def pictures(self, count: int) -> torch.Tensor:
-        """[count 1 3 H W], one from each of as many clips."""
-        return torch.stack([self.clip(1) for _ in range(count)])
-
-    def clip(self, count: int) -> torch.Tensor:
-        """[count 3 H W] in [0, 1], neighbouring frames or every second one."""
-        path = random.choice(self.files)
-        pace = random.choice((1, 1, 1, 2))
-        whole = read_pictures(path, random.randint(0, 33 - 1 - (count - 1) * pace), (count - 1) * pace + 1)
-        if self.crop is not None:
-            if self.crop > min(whole.shape[1:3]):
-                raise ValueError(
-                    f"{path.name} has pictures of {whole.shape[2]}x{whole.shape[1]}, too small to cut {self.crop} out."
-                )
-            top, left = (random.randint(0, side - self.crop) for side in whole.shape[1:3])
-            whole = whole[:, top : top + self.crop, left : left + self.crop]
-        clip = whole[::pace].movedim(-1, 1).float() / 255
-        return clip.flip(-1) if random.random() < 0.5 else clip
-
-
-class Figures(NamedTuple):
-    """On clips that were never trained on: PSNR in dB (higher is better) of pictures encoded and decoded, of those of
-    the first latents alone, of warped latents decoded, of warped pictures encoded and decoded; rank of the latents'
-    covariance (48 at best), largest mean and largest deviation of the variance from 1, largest activation."""
-
-    psnr: float
-    psnr_first: float
-    psnr_warped_latents: float
-    psnr_warped_pictures: float
-    rank: float
-    mean: float
-    variance: float
-    activation: float
-
-
-@torch.no_grad()
-def measure(model: Autoencoder, clips: torch.Tensor) -> Figures:
-    """clips: [clips frames 3 H W] in [0, 1]. Warps are the same in every call."""
-    state = random.getstate()
-    random.seed(1)
-    warp = random_warp(len(clips), moved=len(clips))
-    random.setstate(state)
-    with _autocast(clips.device):
-        latents = model.encode(clips).float()
-        plain = model.decode(latents).float()
-        moved_clips = warp.of(clips)
-        from_latents = model.decode(warp.of(latents)).float()
-        from_pictures = model.decode(model.encode(moved_clips).float()).float()
-    inside = warp.is_inside((clips.shape[-2], clips.shape[-1]), 32 / clips.shape[-1]).to(clips)
-    values = latents.movedim(2, 0).flatten(1)
-    covariance = torch.cov(values)
-    spectrum = torch.linalg.eigvalsh(covariance).clamp_min(0)
-    share = spectrum / spectrum.sum()
-    return Figures(
-        psnr(plain, clips),
-        psnr(plain[:, :1], clips[:, :1]),
-        psnr(from_latents, moved_clips, inside),
-        psnr(from_pictures, moved_clips, inside),
-        float(torch.exp(-(share * share.clamp_min(1e-9).log()).sum())),
-        float(values.mean(1).abs().max()),
-        float((covariance.diagonal() - 1).abs().max()),
-        float(latents.abs().max()),
-    )
-
-
-def psnr(made: torch.Tensor, wanted: torch.Tensor, weight: torch.Tensor | None = None) -> float:
-    """Peak signal-to-noise ratio in dB, the mean over clips; weight [clips 1 1 H W] of 0 and 1 picks pixels."""
-    error = (made.clamp(0, 1) - wanted).square()
-    weight = torch.ones_like(error[:, :1, :1]) if weight is None else weight
-    per_clip = (error * weight).mean(dim=(1, 2, 3, 4)) / weight.mean(dim=(1, 2, 3, 4))
-    return float(-10 * torch.log10(per_clip.clamp_min(1e-10)).mean())
-
-
-def write_sheet(path: Path, model: Autoencoder, clips: torch.Tensor) -> None:
-    """Rows of: picture, decoded, warped picture, decoded warped latents."""
-    with torch.no_grad(), _autocast(clips.device):
-        warp = random_warp(len(clips), moved=len(clips))
-        latents = model.encode(clips).float()
-        columns = [clips, model.decode(latents).float(), warp.of(clips), model.decode(warp.of(latents)).float()]
-    rows = torch.cat([column[:, -1].cpu() for column in columns], dim=-1).clamp(0, 1)
-    picture = (torch.cat(list(rows), dim=-2) * 255).round().byte().movedim(0, -1)
-    Image.fromarray(picture.numpy()).save(path)
-
-
-def held_out_clips(folder: Path, count: int = 12) -> torch.Tensor:
-    """[clips 5 3 H W] of `count` clips spread over a folder, in which those of one kind of world come first."""
-    files = clip_files(folder)
-    chosen = files[:: max(1, len(files) // count)][:count]
-    return torch.stack([read_pictures(path, 0, 5).movedim(-1, 1).float() / 255 for path in chosen])
 
 
 def averaged_model(training: Training) -> Autoencoder:
@@ -244,7 +96,7 @@ def match_statistics(model: Autoencoder, clips: torch.Tensor) -> None:
 
     Exact but for the decoder's clamp, which bends large latents a little: some training has to follow.
     """
-    with _autocast(clips.device):
+    with autocast(clips.device):
         values = model.encode(clips).float().movedim(2, 0).flatten(1)
     mean, spread = values.mean(1), values.std(1).clamp_min(1e-3)
     host_mean, host_std = model.get_buffer("mean").flatten(), model.get_buffer("std").flatten()
@@ -279,7 +131,6 @@ def train(
     """
     model = Autoencoder()
     reader, kept = ClipReader(clips, latents_per_step, crop), held_out_clips(held_out) if held_out else None
-    random.seed(run.step + 1)
     steps_before = 0
     if decoder_of is None:
         start(model, reader.pictures(200))
@@ -290,6 +141,9 @@ def train(
     # The encoder starts well and is soon spoilt by steps that the decoder needs.
     training = Training(model, run, rate=rate, shares={"encoder": 0.25}, is_orthogonal=True)
     model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    # Resumed, the random numbers go on from another place. After start(), which seeds them too.
+    random.seed(run.step + 1)
+    torch.manual_seed(run.step + 1)
     if is_matched:
         model.set_depth(_depth_at(run.step))
         match_statistics(model, torch.stack([reader.clip(9) for _ in range(64)]).to(run.device))
@@ -301,7 +155,7 @@ def train(
             shown = averaged_model(training)
             figures = measure(shown, kept.to(run.device))
             write_sheet(run.folder / "sheet.png", shown, kept[:6].to(run.device))
-            print(f"step {run.step}, {run.seconds / 60:.1f} min: {_told(figures)}", flush=True)
+            print(f"step {run.step}, {run.seconds / 60:.1f} min: {told(figures)}", flush=True)
         export(run.folder / "nano_vae.safetensors", training, figures, steps_before=steps_before)
 
     for step in training.steps(show=show):
@@ -338,14 +192,6 @@ def _load_for_its_decoder(model: Autoencoder, path: Path) -> int:
 
 def _depth_at(step: int) -> int:
     return sum(step >= grow for grow in GROW_AT)
-
-
-def _told(figures: Figures) -> str:
-    return ", ".join(f"{name} {value:.2f}" for name, value in figures._asdict().items())
-
-
-def _autocast(device: torch.device) -> AbstractContextManager:
-    return torch.autocast(device.type, torch.bfloat16)
 
 
 def main() -> None:

@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
+import re
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -23,6 +26,7 @@ from mirage_core.camera import Cameras
 from .worlds import Frames, World, check_trainable, random_flight
 
 CLIP_FRAMES = 33
+_WORLD_CLIP = re.compile(r"(?:.*-)?(?P<kind>room|plaza)-(?P<seed>\d+)-\d+")
 
 
 def write_clip(path: Path, frames: Frames, note: dict[str, str]) -> None:
@@ -57,6 +61,66 @@ def read_pictures(path: Path, start: int, count: int) -> torch.Tensor:
 
 def clip_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
+
+
+class ClipNote(NamedTuple):
+    """frames: how many.  image_size: (height, width).  kind, seed: of the world, None for clips of one's own."""
+
+    frames: int
+    image_size: tuple[int, int]
+    kind: str | None
+    seed: int | None
+
+
+def clip_note(path: Path) -> ClipNote:
+    """What a clip is, without its pictures. The world is told by its metadata, or else by its name."""
+    with safe_open(path, framework="pt") as file:
+        frames, height, width, _ = file.get_slice("rgb").get_shape()
+        said = file.metadata() or {}
+    named = _WORLD_CLIP.fullmatch(path.stem)
+    if "world" in said and "seed" in said:
+        return ClipNote(frames, (height, width), said["world"], int(said["seed"]))
+    if named is not None:
+        return ClipNote(frames, (height, width), named["kind"], int(named["seed"]))
+    return ClipNote(frames, (height, width), None, None)
+
+
+class ClipPool:
+    """The clips of a folder that may still be growing, to train on. notes: what each of them is.
+
+    Raises ValueError without any clip, and for one of a world that is held out.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.notes: dict[Path, ClipNote] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look again what is there."""
+        self.notes = {path: self.notes.get(path) or _trainable_note(path) for path in clip_files(self.folder)}
+        if not self.notes:
+            raise ValueError(
+                f"There are no clips in {self.folder}. Render some: python -m training.clip_pool {self.folder}"
+            )
+
+    @property
+    def longest(self) -> int:
+        return max(note.frames for note in self.notes.values())
+
+    def pick(self, frames: int = 1) -> Path:
+        """Any clip of at least so many frames. Raises ValueError when all are shorter."""
+        long = [path for path, note in self.notes.items() if note.frames >= frames]
+        if not long:
+            raise ValueError(f"All clips in {self.folder} are shorter than {frames} frames; render some with --frames.")
+        return random.choice(long)
+
+
+def _trainable_note(path: Path) -> ClipNote:
+    note = clip_note(path)
+    if note.seed is not None:
+        check_trainable(note.seed)
+    return note
 
 
 def render_world(folder: Path, kind: str, seed: int, *, flights: int, frames: int, size: int, movers: int) -> None:

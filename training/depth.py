@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from .clip_pool import clip_files, read_clip
+from .clip_pool import ClipPool, clip_files, read_clip
 from .moge import MoGe, view_plane
 from .run import Run, Training, add_arguments, add_optimizer_argument, asked_run, write_weights
 from .worlds import Frames
@@ -49,15 +49,13 @@ class SampleReader:
     """Random pictures out of a pool of clips; a clip is read once for `reuse` samples."""
 
     def __init__(self, folder: Path, pictures: int, *, reuse: int = 6) -> None:
-        self.folder, self.pictures, self.reuse = folder, pictures, reuse
+        self.pool, self.pictures, self.reuse = ClipPool(folder), pictures, reuse
         self.ready: list[Sample] = []
 
     def read(self) -> Sample:
         while len(self.ready) < self.pictures * 3:
-            files = clip_files(self.folder)
-            if not files:
-                raise ValueError(f"There are no clips in {self.folder}. Render some: python -m training.clip_pool ...")
-            frames = read_clip(random.choice(files))
+            self.pool.refresh()
+            frames = read_clip(self.pool.pick())
             picked = random.sample(range(len(frames)), min(self.reuse, len(frames)))
             self.ready += [sample_of(frames, [index]) for index in picked]
             random.shuffle(self.ready)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +22,12 @@ from mirage_core.depth import latent_depth
 from mirage_core.latent_grid import WAN22
 from mirage_core.masks import latent_frame_mask, latent_mask
 
-from .clip_pool import clip_files, read_clip, write_clip
+from .clip_pool import clip_files, clip_note, read_clip, write_clip
 from .clips import read_clips
 from .nano_words import words_of
 from .taehv import Autoencoder
 from .worlds import Frames, World, check_trainable
 
-_WORLD_CLIP = re.compile(r"(?P<kind>room|plaza)-(?P<seed>\d+)-\d+")
 _TENSORS = ("latents", "depth", "is_static", "cam2world", "intrinsics")
 
 
@@ -134,13 +132,12 @@ def words_of_clip(path: Path, frames: Frames, *, is_held_out: bool = False) -> t
 
     Raises ValueError for a world that is held out, unless is_held_out says that it is meant.
     """
-    found = _WORLD_CLIP.fullmatch(path.stem)
-    if found is None:
+    note = clip_note(path)
+    if note.kind is None or note.seed is None:
         return ()
-    kind, seed = found["kind"], int(found["seed"])
     if not is_held_out:
-        check_trainable(seed)
-    world = getattr(World, kind)(seed)
+        check_trainable(note.seed)
+    world = getattr(World, note.kind)(note.seed)
     return words_of(world, has_movers=bool(frames.is_mover.any()))
 
 

@@ -15,9 +15,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from training import autoencoder
-from training.autoencoder import ClipReader, Warp, latent_penalty, psnr, random_warp
+from training.autoencoder import latent_penalty
+from training.autoencoder_clips import ClipReader
+from training.autoencoder_figures import psnr
+from training.clip_pool import clip_files, read_clip, write_clip
 from training.nano_films import Codec
 from training.taehv import Autoencoder, MemBlock
+from training.warps import Warp, random_warp
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +149,48 @@ def test_a_decoder_trained_on_alone_leaves_the_latents_as_they_are(clips, tmp_pa
     ):
         with pytest.raises(ValueError, match=sentence):
             trained(tmp_path / "refused", *further)
+
+
+def test_a_resumed_training_sees_other_pictures(clips, tmp_path, monkeypatch):
+    seen = []
+    loss = autoencoder.training_loss
+
+    def looked_at(model, frames, **options):
+        seen.append((frames.clone(), torch.rand(3)))
+        return loss(model, frames, **options)
+
+    monkeypatch.setattr(autoencoder, "training_loss", looked_at)
+    asked = ["x", "--clips", str(clips), "--folder", str(tmp_path), "--threads", "1", "--latents-per-step", "2"]
+    for steps in ("1", "2"):
+        monkeypatch.setattr(sys, "argv", [*asked, "--steps", steps])
+        autoencoder.main()
+    (first, noise), (second, other_noise) = seen
+    assert not torch.equal(first, second) and not torch.equal(noise, other_noise)
+
+
+def test_clips_are_read_to_their_end_and_short_ones_are_read_too(clips, tmp_path):
+    long = read_clip(clip_files(clips)[0])
+    for frames in (3, 7):
+        write_clip(tmp_path / f"own-{frames}.safetensors", long[:frames], {})
+    reader = ClipReader(tmp_path, 2)
+    random.seed(0)
+    assert {reader.read().shape[1] for _ in range(20)} == {1, 5}
+    last = (long.rgb[6] * 255).round().byte().movedim(-1, 0)
+    shown = [(reader.clip(5)[-1] * 255).round().byte() for _ in range(20)]
+    assert any(torch.equal(one, last) or torch.equal(one.flip(-1), last) for one in shown)
+    with pytest.raises(ValueError, match="shorter than 9 frames"):
+        reader.clip(9)
+
+
+def test_a_held_out_world_is_refused_whatever_its_file_is_called(clips, tmp_path):
+    clip = read_clip(clip_files(clips)[0])
+    write_clip(tmp_path / "mine.safetensors", clip, {"world": "room", "seed": "1000003"})
+    with pytest.raises(ValueError, match="held out"):
+        ClipReader(tmp_path, 2)
+    (tmp_path / "mine.safetensors").unlink()
+    write_clip(tmp_path / "all-room-1000003-0.safetensors", clip, {})
+    with pytest.raises(ValueError, match="held out"):
+        ClipReader(tmp_path, 2)
 
 
 def test_a_pool_without_clips_says_how_to_fill_it(tmp_path):

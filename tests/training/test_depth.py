@@ -6,13 +6,14 @@ import json
 import random
 import sys
 
+import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from training import depth
-from training.clip_pool import clip_files, read_clip
-from training.depth import measure, sample_of
+from training.clip_pool import clip_files, read_clip, write_clip
+from training.depth import SampleReader, measure, sample_of
 from training.moge import MoGe
 
 
@@ -54,6 +55,13 @@ def test_training_lowers_the_loss_and_goes_on_after_a_kill(clips, tmp_path, monk
     assert len(losses) == 12 and sum(losses[-4:]) < sum(losses[:4])
     weights = load_file(tmp_path / "nano_depth.safetensors")
     assert set(weights) == set(MoGe().state_dict())
+
+
+def test_a_held_out_world_is_never_trained_on(clips, tmp_path):
+    clip = read_clip(clip_files(clips)[0])
+    write_clip(tmp_path / "room-1000002-0.safetensors", clip, {})
+    with pytest.raises(ValueError, match="held out"):
+        SampleReader(tmp_path, 1)
 
 
 def _log(folder) -> list[dict]:
