@@ -24,6 +24,8 @@ _FIELDS = tuple(one.name for one in fields(MemoryBlock))
 _REQUIRED = tuple(one.name for one in fields(MemoryBlock) if one.default is MISSING)
 _VERSION_1 = ("points", "latents", "latent_index", "confidence", "footprints", "sides")
 _WHOLE = ("latent_index",)
+_INTEGERS, _FLOATS = (torch.int32, torch.int64), (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_LAST_FRAME = 1 << 30  # joined and moved memories stay within int32
 _FARTHEST = 1e12  # world units; squares of what is farther overflow float32
 _UNITS = (
     "points, footprints and sides in the world units of the depth, world = OpenCV camera of the first frame; "
@@ -85,7 +87,9 @@ def load_with_film(
     try:
         with opened_tensors(path) as file:
             grid, sizes, blocks_with = _checked_metadata(file)
-            stored = {name: _checked(name, file.read(name)) for name in _FIELDS if name in file.entries}
+            stored = {name: file.read(name) for name in _FIELDS if name in file.entries}
+            for name, values in stored.items():
+                check_field(name, values)
             film = {name: file.read(name) for name in file.entries if name.startswith(EXTRA)}
             for name, values in (stored | film).items():
                 file.check(name, values)
@@ -96,6 +100,48 @@ def load_with_film(
     except (ValueError, TypeError, KeyError, OSError, OverflowError, RuntimeError) as error:
         reason = str(error).rstrip(".")
         raise ValueError(f"{path.name} cannot be used as a memory ({reason}); save the memory again.") from error
+
+
+def check_grid(grid: LatentGrid) -> None:
+    """Raise ValueError, a clause without a full stop, for a grid that no VAE has."""
+    numbers = (grid.channels, grid.spatial_stride, grid.temporal_stride)
+    if any(type(one) is not int or not 1 <= one <= 1 << 40 for one in numbers):
+        raise ValueError("its grid has sizes that are not whole numbers above 0")
+    if grid.cell_rule not in ("center", "corner"):
+        raise ValueError(f"its cell rule is {_shown(grid.cell_rule)}, not center or corner")
+
+
+def check_kind(name: str, values: torch.Tensor) -> None:
+    """Raise ValueError, a clause without a full stop, when a field of a MemoryBlock holds another kind of number.
+
+    Fields that only a newer version knows may be of any kind.
+    """
+    is_right = True
+    if name in _WHOLE:
+        is_right = values.dtype in _INTEGERS
+    elif name in _REQUIRED:
+        is_right = values.dtype in _FLOATS
+    elif name.startswith("is_"):
+        is_right = values.dtype == torch.bool
+    if not is_right:
+        raise ValueError(f"its {name} are stored as {values.dtype}")
+
+
+def check_field(name: str, values: torch.Tensor) -> None:
+    """Raise ValueError, a clause without a full stop, for values that a field of a MemoryBlock cannot have."""
+    check_kind(name, values)
+    if not torch.isfinite(values).all():
+        raise ValueError(f"its {name} contain NaN or infinite values")
+    if not len(values):
+        return
+    if name == "confidence" and (values.min() < 0 or values.max() > 1):
+        raise ValueError("its confidence lies outside of 0 to 1")
+    if name == "footprints" and values.min() < 0:
+        raise ValueError("its footprints are below 0")
+    if name in ("points", "sides", "footprints") and values.abs().max() > _FARTHEST:
+        raise ValueError(f"its {name} are larger than any scene")
+    if name in _WHOLE and (values.min() < -_LAST_FRAME or values.max() > _LAST_FRAME):
+        raise ValueError(f"its {name} are numbers of no film")
 
 
 def _shown(value: object) -> str:
@@ -144,11 +190,7 @@ def _checked_metadata(file: TensorFile) -> tuple[LatentGrid, list[int], dict[str
 
 def _grid(text: str) -> LatentGrid:
     grid = LatentGrid(**_object(text, "grid"))  # type: ignore[arg-type]
-    numbers = (grid.channels, grid.spatial_stride, grid.temporal_stride)
-    if any(type(one) is not int or not 1 <= one <= 1 << 40 for one in numbers):
-        raise ValueError("its grid has sizes that are not whole numbers above 0")
-    if grid.cell_rule not in ("center", "corner"):
-        raise ValueError(f"its cell rule is {_shown(grid.cell_rule)}, not center or corner")
+    check_grid(grid)
     return grid
 
 
@@ -168,23 +210,6 @@ def _object(text: str, what: str) -> dict[str, object]:
     if not isinstance(document, dict):
         raise ValueError(f"its {what} is no JSON object")
     return document
-
-
-def _checked(name: str, values: torch.Tensor) -> torch.Tensor:
-    is_whole = not values.dtype.is_floating_point
-    if name in _REQUIRED and is_whole != (name in _WHOLE):
-        raise ValueError(f"its {name} are stored as {values.dtype}")
-    if name.startswith("is_") and values.dtype != torch.bool:
-        raise ValueError(f"its {name} are stored as {values.dtype}")
-    if not torch.isfinite(values).all():
-        raise ValueError(f"its {name} contain NaN or infinite values")
-    if len(values) and name == "confidence" and (values.min() < 0 or values.max() > 1):
-        raise ValueError("its confidence lies outside of 0 to 1")
-    if len(values) and name == "footprints" and values.min() < 0:
-        raise ValueError("its footprints are below 0")
-    if len(values) and name in ("points", "sides", "footprints") and values.abs().max() > _FARTHEST:
-        raise ValueError(f"its {name} are larger than any scene")
-    return values
 
 
 def _blocks(

@@ -17,6 +17,7 @@ import socket
 import typing
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import Field, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,15 +26,18 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from .camera import Cameras
-from .latent_grid import LatentGrid
-from .memory import LatentMemory
 from .rollout import Rollout
+from .rollout_checks import check_rollout, check_values
 
 _FORMAT, _VERSION = "mirage-segment", 1
 _MAX_JSON_BYTES = 2**26
 _MAX_TENSORS = 100_000
 _KEY, _CHECKSUM = re.compile(r"[0-9a-f]{16,64}"), re.compile(r"[0-9a-f]{64}")
+
+# What reading a file that lies may end in.
+_BROKEN = (
+    SafetensorError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, OSError
+)  # fmt: skip
 
 # Where a tensor lies: the key of the segment whose file holds it, and its name there.
 Place = tuple[str, str]
@@ -199,32 +203,40 @@ def load_rollout(
     file_of: the segment of a key.  before: an earlier Rollout of the same film; what both hold is shared, with all that
     was derived from it.
     Raises ValueError, one sentence, for files that do not belong together or hold no Rollout. Checksums are not
-    verified here (check_tensors).
+    verified here (check_tensors), nor values (check_foreign).
     """
     tensors: dict[Place, torch.Tensor] = dict(before.tensors) if before else {}
-    try:
+    with _refused(file):
         for key in sorted(_keys_in(file.tree)):
             wanted = [place for place in _places_in(file.tree) if place[0] == key and place not in tensors]
             if wanted:
                 tensors |= _mapped(_file_for(file, key, file_of), wanted)
         rollout = _restored(file.tree, tensors, before.parts if before else {})
-        if type(rollout) is not Rollout:
-            raise ValueError("it holds no film")
-        _check_rollout(rollout, file)
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError) as error:
-        reason = str(error).rstrip(".")
-        raise ValueError(f"{file.path.name} cannot be used as a segment of a film ({reason}).") from error
+        check_rollout(rollout)
+        if rollout.segments_done != file.number:
+            raise ValueError(f"it should hold {file.number} segments and has {rollout.segments_done}")
     pairs = list(_paired(rollout, file.tree))
     held = {_place(tree): value for value, tree in pairs if isinstance(value, torch.Tensor)}
     parts = {canonical(tree): value for value, tree in pairs if not isinstance(value, (torch.Tensor, Rollout))}
     return KeptRollout(rollout, file, held, parts)
 
 
-def check_finite(rollout: Rollout) -> None:
-    """Raise ValueError when a tensor of the Rollout holds NaN or infinite values; for files from elsewhere."""
-    for name, tensor in _described(rollout, {}, "")[1].items():
-        if tensor.dtype.is_floating_point and not torch.isfinite(tensor).all():
-            raise ValueError(f"The film's {name} contain NaN or infinite values; it cannot be gone on with.")
+def check_foreign(kept: KeptRollout) -> None:
+    """Read every value of a Rollout whose files may come from a stranger.
+
+    Raises ValueError, one sentence, when one of them is NaN, infinite, or none that a film has.
+    """
+    with _refused(kept.file):
+        check_values(kept.rollout)
+
+
+@contextmanager
+def _refused(file: SegmentFile) -> Iterator[None]:
+    try:
+        yield
+    except _BROKEN as error:
+        reason = str(error).rstrip(".")
+        raise ValueError(f"{file.path.name} cannot be used as a segment of a film ({reason}).") from error
 
 
 def _named(unfinished: Path, path: Path) -> None:
@@ -405,19 +417,3 @@ def _mapped(file: SegmentFile, places: list[Place]) -> dict[Place, torch.Tensor]
             if name not in held:
                 raise ValueError(f"{file.tensors_path.name} has no {name[:80]}")
         return {place: content.get_tensor(place[1]) for place in places}
-
-
-def _check_rollout(rollout: Rollout, file: SegmentFile) -> None:
-    """Raise ValueError where going on would fail later, and further away."""
-    for name, kind in (("memory", LatentMemory), ("cameras", Cameras), ("grid", LatentGrid)):
-        if not isinstance(getattr(rollout, name), kind):
-            raise ValueError(f"its {name} are no {kind.__name__}")
-    if rollout.segments_done != file.number or len(rollout.plan) < file.number:
-        raise ValueError(f"it should hold {file.number} segments and has {rollout.segments_done}")
-    size = rollout.grid.size_of(rollout.cameras.image_size)
-    for latents in rollout.latents:
-        if latents.ndim != 4 or latents.shape[0] != rollout.grid.channels or tuple(latents.shape[2:]) != size:
-            raise ValueError(f"it holds latents of shape {list(latents.shape)} for pictures of {size} cells")
-    frames = sum(latents.shape[1] for latents in rollout.latents)
-    if len(rollout.cameras) <= (frames - 1) * rollout.grid.temporal_stride:
-        raise ValueError(f"it has {len(rollout.cameras)} cameras for {frames} latent frames")

@@ -9,7 +9,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..mirage_core.rollout_files import KeptRollout, SegmentFile, check_finite, check_tensors, load_rollout
+from ..mirage_core.rollout_files import KeptRollout, SegmentFile, check_foreign, check_tensors, load_rollout
 from .scenes import remember_scene
 from .segment_store import check_run_name, film_folder, film_root, kept_films, kept_segments
 from .sockets import MirageMemory
@@ -83,7 +83,7 @@ def loaded_run(run: str, segment: int, take: int = 0) -> tuple[KeptRollout, list
             raise ValueError(f"{file.path.name} needs another segment that is not there any more. Film it again.")
         check_tensors(files[key])
     kept = load_rollout(file, file_of=files.__getitem__)
-    check_finite(kept.rollout)
+    check_foreign(kept)
     return kept, _chain(file, files)
 
 

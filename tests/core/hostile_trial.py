@@ -24,7 +24,7 @@ from mirage_core.memory_files import load_memory, save_memory
 from mirage_core.path_formats import FORMATS, decode, encode, read
 from mirage_core.path_formats.reading import ReadOptions
 from mirage_core.path_presets import preset
-from mirage_core.rollout_files import check_finite, check_tensors, load_rollout, read_segment, write_segment
+from mirage_core.rollout_files import check_foreign, check_tensors, load_rollout, read_segment, write_segment
 from mirage_core.scene_files import load_scene, save_scene
 from tests.core import hostile_files as hostile
 from tests.core.camera_tracks import random_track, said
@@ -80,9 +80,9 @@ def _segment_trials(folder: Path) -> Iterator[tuple[str, Loader, Iterator[hostil
     def load_segment(path: Path) -> object:
         segment = read_segment(path)
         check_tensors(segment)
-        found = load_rollout(segment, file_of=lambda _: segment).rollout
-        check_finite(found)
-        return found
+        kept = load_rollout(segment, file_of=lambda _: segment)
+        check_foreign(kept)
+        return kept
 
     def with_json(path: Path) -> object:
         inside = home / f"{key}.json"

@@ -14,7 +14,7 @@ from mirage_core.memory import LatentMemory, lift
 from mirage_core.path_presets import preset
 from mirage_core.rollout import Rollout, Shot
 from mirage_core.rollout_files import (
-    check_finite,
+    check_foreign,
     check_tensors,
     content_key,
     load_rollout,
@@ -286,10 +286,124 @@ def test_a_damaged_tensor_file_is_one_sentence(folder, damage):
         load_rollout(file, file_of=folder.files.__getitem__)
 
 
-def test_numbers_that_are_none_are_refused_from_elsewhere():
+def field(name, change):
+    """Change a field of the film in the description of a segment."""
+
+    def edit(told):
+        fields = told["tree"]["fields"]
+        fields[name] = change(fields[name]) if callable(change) else change
+
+    return edited_json(edit)
+
+
+def planned(name, value):
+    """Say something else of the film's first segment."""
+
+    def edit(told):
+        told["tree"]["fields"]["plan"][0]["fields"][name] = value
+
+    return edited_json(edit)
+
+
+def unscaled(told):
+    """A memory on a grid that is not the film's."""
+    told["tree"]["fields"]["grid"] = {"type": "LatentGrid", "fields": {"cell_rule": "corner"}}
+
+
+def without_coverage(told):
+    told["tree"]["fields"].pop("coverage")
+
+
+def swapped(told):
+    view = told["tree"]["fields"]["last_view"]["fields"]
+    view["depth"], view["point_index"] = view["point_index"], view["depth"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (planned("target_frames", {"range": [0, 10**9, 1]}), "looks from other frames"),
+        (planned("output", {"range": [0, 10**9, 1]}), "longer than its 97 cameras"),
+        (planned("output", {"range": [0, 10**30, 1]}), "longer than its 97 cameras"),
+        (planned("output", [0, 1]), "plan is not in order"),
+        (planned("index", 5), "plan is not in order"),
+        (planned("model_frames", 10**9), "plan makes 1000000000 frames"),
+        (planned("model_frames", "33"), "plan makes '33' frames"),
+        (field("plan", ["first", "second"]), "plan are no list of Segment"),
+        (field("plan", lambda plan: plan[1:]), "plan is not in order"),
+        (field("plan", lambda plan: plan[:0]), "1 finished segments of 0"),
+        (field("fps", "x"), "fps and unit length are 'x'"),
+        (field("fps", 0), "fps and unit length are 0"),
+        (field("fps", 10**400), "fps and unit length are 1000"),
+        (field("unit_length", -1), "fps and unit length"),
+        (edited_json(without_coverage), "coverage is not that"),
+        (field("coverage", []), "coverage is not that"),
+        (field("coverage", ["x"]), "coverage are no list"),
+        (field("coverage", [["x"] * 9]), "coverage lies outside"),
+        (field("coverage", [[1.5] * 9]), "coverage lies outside"),
+        (field("notes", [7]), "notes are no list of str"),
+        (field("notes", ["one", "two", "three"]), "notes are more"),
+        (field("notes", ["x" * 10**6]), "notes are more, or longer"),
+        (field("last_view", "x"), "last view is none of"),
+        (field("last_view", {"range": [0, 9, 1]}), "last view is none of"),
+        (edited_json(swapped), "last view is not one picture per latent frame"),
+        (field("depth_fit", ["x", 1]), "depth fit is not"),
+        (field("depth_fit", [1.0]), "depth fit is not"),
+        (field("movers", "x"), "movers are no MoverLayer"),
+        (edited_json(unscaled), "another latent grid"),
+    ],
+)
+def test_a_film_that_no_run_could_have_made_is_refused(folder, damage, reason):
+    file = folder.film(1)[-1].file
+    damage(file.path)
+    with pytest.raises(ValueError, match=rf"^segment_1\.json cannot be used .*{reason}"):
+        load_rollout(read_segment(file.path), file_of=folder.files.__getitem__)
+
+
+def test_a_path_that_was_changed_on_the_way_is_still_read(folder):
+    here = filmed(started(97))
+    ahead = Shot(preset("pan_left", amount=20), 33, SIZE).cameras(
+        intrinsics=here.cameras.intrinsics[0], unit_length=4.0
+    )
+    forked = filmed(here.redirected(ahead))
+    assert_same(folder.keep(forked).rollout, forked)
+    still = here.redirected(ahead[:1])
+    assert_same(folder.keep(still).rollout, still)
+
+
+def with_block(rollout, **values):
+    block = replace(rollout.memory.blocks[0], **values)
+    return replace(rollout, memory=LatentMemory(WAN22, (block, *rollout.memory.blocks[1:])))
+
+
+COUNT = CELLS[0] * CELLS[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda film: replace(film, latents=(film.latents[0] * torch.nan,)), "latents of segment 0 contain NaN"),
+        (lambda film: with_block(film, points=torch.full((COUNT, 3), 1e20)), "points are larger than any scene"),
+        (lambda film: with_block(film, confidence=torch.full((COUNT,), 7.0)), "confidence lies outside of 0 to 1"),
+        (lambda film: with_block(film, latent_index=torch.full((COUNT,), 2**31 - 1)), "numbers of no film"),
+        (lambda film: with_block(film, latent_index=torch.full((COUNT,), 1)), "not filmed yet"),
+    ],
+)
+def test_numbers_that_no_film_has_are_refused_from_elsewhere(folder, change, reason):
     rollout = started()
-    latents = rollout.latents[0].clone()
-    latents[0, 0, 0, 0] = torch.nan
-    check_finite(rollout)
-    with pytest.raises(ValueError, match=r"latents.0 contain NaN"):
-        check_finite(replace(rollout, latents=(latents,)))
+    check_foreign(folder.keep(rollout))
+    with pytest.raises(ValueError, match=rf"^segment_1\.json cannot be used .*{reason}"):
+        check_foreign(folder.keep(change(rollout)))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"latent_index": torch.zeros(COUNT, dtype=torch.bool)},
+        {"latents": torch.zeros(COUNT, 48, dtype=torch.int8)},
+        {"is_locked": torch.zeros(COUNT)},
+    ],
+)
+def test_points_of_another_kind_of_number_are_refused(folder, values):
+    with pytest.raises(ValueError, match="are stored as"):
+        folder.keep(with_block(started(), **values))
