@@ -16,7 +16,7 @@ import torch
 
 from .latent_grid import LatentGrid
 from .memory import LatentMemory, MemoryBlock
-from .tensor_files import TensorFile, opened_tensors, plain_json, write_tensors
+from .tensor_files import TensorFile, check_room, opened_tensors, plain_json, write_tensors
 
 EXTRA = "film."  # names of tensors that belong to the film and not to the memory begin with this
 _FORMAT, _VERSION = "mirage-memory", "2"
@@ -87,6 +87,7 @@ def load_with_film(
     try:
         with opened_tensors(path) as file:
             grid, sizes, blocks_with = _checked_metadata(file)
+            check_room([entry.bytes for entry in file.entries.values()])
             stored = {name: file.read(name) for name in _FIELDS if name in file.entries}
             for name, values in stored.items():
                 check_field(name, values)

@@ -19,6 +19,7 @@ from .movers import MoverLayer
 from .rgb_memory import is_rgb
 from .rollout import Rollout
 from .segments import Segment
+from .tensor_files import check_room
 from .zbuffer import MemoryView
 
 _MAX_NUMBER = 1e9  # frames per second, world units
@@ -51,7 +52,12 @@ def check_values(rollout: Rollout) -> None:
     Raises ValueError when one holds NaN or infinite values, or values that no memory has.
     """
     movers, view = rollout.movers, rollout.last_view
-    for block in (*rollout.memory.blocks, *([movers.block] if movers else [])):
+    blocks = (*rollout.memory.blocks, *([movers.block] if movers else []))
+    tensors = [one for part in (*blocks, view, movers) if part for one in vars(part).values()]
+    # They are mapped from files that may be mostly hole; looking at one makes a copy of it.
+    largest = max(one.nbytes for one in (*tensors, *rollout.latents) if isinstance(one, torch.Tensor))
+    check_room([largest])
+    for block in blocks:
         for name, values in vars(block).items():
             if isinstance(values, torch.Tensor):
                 check_field(name, values)

@@ -2,7 +2,8 @@
 
 A file may come from a stranger. Its header is read whole and checked against the size of the file before a single
 tensor is allocated: nothing a file claims can cost more memory than the file itself has bytes, and never more time
-than reading it. What the tensors mean is not here.
+than reading it. As a file may be mostly hole, its size is no promise: check_room() asks the machine. What the tensors
+mean is not here.
 """
 
 from __future__ import annotations
@@ -113,6 +114,18 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Sequence[torch.Tensor]
         unfinished.unlink(missing_ok=True)
 
 
+def check_room(sizes: Sequence[int]) -> None:
+    """Raise ValueError, a clause without a full stop, when tensors of so many bytes do not fit into what is left.
+
+    A file may be mostly hole: a few kilobytes on the disk that claim hundreds of gigabytes.
+    """
+    needed, free = sum(sizes) + max(sizes, default=0), _free_memory()  # the largest twice: its values are looked at
+    if free is not None and needed > free:
+        raise ValueError(
+            f"it needs {needed / 2**30:.1f} GiB of memory and this machine has {free / 2**30:.1f} GiB left"
+        )
+
+
 def plain_json(text: str | bytes) -> Any:
     """A JSON document. Raises ValueError, a clause without a full stop, for what is no JSON, names a key twice, nests
     without end, or has a number that is not finite or has thousands of digits."""
@@ -122,6 +135,20 @@ def plain_json(text: str | bytes) -> Any:
         raise ValueError("it nests brackets too deeply") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError("its text is not JSON") from error
+
+
+def _free_memory() -> int | None:
+    """Bytes of memory that this machine has left, what its file cache would give back included; None if unknown."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    try:  # macOS tells no more than what is built in
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows, which refuses such an allocation itself
+        return None
 
 
 def _raw(values: torch.Tensor, dtype: torch.dtype) -> memoryview:

@@ -10,7 +10,7 @@ import torch
 
 from mirage_core.camera import pinhole_intrinsics
 from mirage_core.latent_grid import WAN22
-from mirage_core.memory import LatentMemory, lift
+from mirage_core.memory import LatentMemory, MemoryBlock, lift
 from mirage_core.path_presets import preset
 from mirage_core.rollout import Rollout, Shot
 from mirage_core.rollout_files import (
@@ -407,3 +407,19 @@ def test_numbers_that_no_film_has_are_refused_from_elsewhere(folder, change, rea
 def test_points_of_another_kind_of_number_are_refused(folder, values):
     with pytest.raises(ValueError, match="are stored as"):
         folder.keep(with_block(started(), **values))
+
+
+def test_points_that_are_mostly_hole_are_not_looked_at(folder):
+    kept = folder.keep(started())
+    count = 10**11
+    block = MemoryBlock(
+        points=torch.zeros(1, 1).expand(count, 3),
+        latents=torch.zeros(1, 1).expand(count, 48),
+        latent_index=torch.zeros(1, dtype=torch.int32).expand(count),
+        confidence=torch.zeros(1).expand(count),
+        footprints=torch.zeros(1).expand(count),
+        sides=torch.zeros(1, 1, 1).expand(count, 2, 3),
+    )
+    huge = replace(kept.rollout, memory=LatentMemory(WAN22, (block,)))
+    with pytest.raises(ValueError, match="GiB of memory and this machine has"):
+        check_foreign(replace(kept, rollout=huge))

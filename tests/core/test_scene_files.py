@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import struct
 from dataclasses import replace
 
@@ -208,3 +210,27 @@ def test_a_film_that_is_described_wrongly_is_refused(tmp_path, name, value, reas
     rewritten(path, lambda film: film.update({name: value}))
     with pytest.raises(ValueError, match=reason):
         load_scene(path)
+
+
+def test_a_file_that_is_mostly_hole_is_refused_before_anything_is_read(tmp_path):
+    """240 GB in a few kilobytes of disk: every claim of the header agrees with the size of the file."""
+    if not hasattr(os, "sysconf"):
+        pytest.skip("this system does not tell how much memory it has; it refuses the allocation itself")
+    points = 240 * 10**9 // (48 * 4)
+    shapes = {"points": ("F32", 4, [points, 3]), "latents": ("F32", 4, [points, 48]),
+              "latent_index": ("I32", 4, [points]), "confidence": ("F32", 4, [points]),
+              "footprints": ("F32", 4, [points]), "sides": ("F32", 4, [points, 2, 3])}  # fmt: skip
+    header, end = {}, 0
+    for name, (kind, width, shape) in shapes.items():
+        size = width * math.prod(shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    metadata = {"format": "mirage-memory", "version": "2", "grid": "{}", "block_sizes": json.dumps([points])}
+    text = json.dumps({"__metadata__": metadata, **header}).encode()
+    path = tmp_path / "hole.safetensors"
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + end)
+    assert path.stat().st_blocks * 512 < 100_000
+    with pytest.raises(ValueError, match=r"hole\.safetensors cannot be used .*it needs [\d.]+ GiB of memory and this"):
+        load_memory(path)
