@@ -17,6 +17,7 @@ from .memory_library import FOLDER, keep_memory, listed_memories, memory_path
 from .path_nodes import ASSUMED_FOV
 from .scenes import remember_scene
 from .sockets import MirageMemory, MiragePath
+from .telling import tell
 
 _NO_FILE = "none"
 
@@ -39,6 +40,7 @@ class SaveMemory(io.ComfyNode):
                 MirageMemory.Output(display_name="memory", tooltip="The same memory."),
                 io.String.Output(display_name="file", tooltip="The written file, within the output folder."),
             ],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )  # fmt: skip
 
     @classmethod
@@ -48,6 +50,7 @@ class SaveMemory(io.ComfyNode):
             f"{output_name(path)}: {memory.memory.count} points, {path.stat().st_size / 2**20:.1f} MiB, "
             f"{memory.segments_done + 1} places to start at"
         )
+        tell(text, cls.hidden)
         return io.NodeOutput(memory, output_name(path), ui=saved([path], text=text))
 
 
@@ -71,6 +74,7 @@ class LoadMemory(io.ComfyNode):
                 MirageMemory.Output(display_name="memory", tooltip="The memory, at the start of a new film; connect it like that of Init Latent Memory."),
                 io.String.Output(display_name="report", tooltip="What the file holds and where the film starts."),
             ],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )  # fmt: skip
 
     @classmethod
@@ -98,13 +102,15 @@ class LoadMemory(io.ComfyNode):
             raise ValueError("image is connected and vae is not. Connect the Wan2.2 VAE, which encodes the picture.")
         if not has_places(source):
             rollout = _without_places(load_memory(source), path, image, vae, name=source.name)
-            remember_scene(rollout)
-            return io.NodeOutput(rollout, f"{source.name}: {rollout.memory.count} points, without places")
-        scene = load_scene(source)
-        first = None if image is None else encode_picture(vae, fit_image(image[:1], scene.cameras.image_size))
-        rollout = scene.started(place, shot=path, first_latents=first)
+            report = f"{source.name}: {rollout.memory.count} points, without places"
+        else:
+            scene = load_scene(source)
+            first = None if image is None else encode_picture(vae, fit_image(image[:1], scene.cameras.image_size))
+            rollout = scene.started(place, shot=path, first_latents=first)
+            report = _report(source.name, rollout, scene, place)
         remember_scene(rollout)
-        return io.NodeOutput(rollout, _report(source.name, rollout, scene, place))
+        tell(report, cls.hidden)
+        return io.NodeOutput(rollout, report)
 
 
 def _without_places(memory: LatentMemory, path: Shot | None, image, vae, *, name: str) -> Rollout:

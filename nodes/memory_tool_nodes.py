@@ -20,6 +20,7 @@ from .memory_words import memory_words
 from .pictures import coverage_plot
 from .scenes import remember_scene
 from .sockets import MirageMemory
+from .telling import tell
 
 _FORGET, _KEEP, _LOCK, _UNLOCK = _ACTIONS = ["forget", "forget all else", "lock", "unlock"]
 _SHARED, _OFFSET, _FIT = _PLACES = ["shared frame", "given offset", "fit surfaces"]
@@ -46,6 +47,7 @@ class InspectMemory(io.ComfyNode):
                 io.Image.Output(display_name="known", tooltip="How much of each frame of the path the memory knows now, over time."),
                 io.String.Output(display_name="report", tooltip="Points, MiB by kind, segments, age, confidence, extent."),
             ],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )  # fmt: skip
 
     @classmethod
@@ -54,10 +56,17 @@ class InspectMemory(io.ComfyNode):
         shares = known_now(memory)
         known = coverage_plot(shares)
         text = memory_words(memory, memory_numbers(memory), shares)
+        tell(text, cls.hidden)
         if memory.memory.count == 0:
-            return io.NodeOutput(known, known, text, ui={"text": (text,)})
+            return io.NodeOutput(known, known, text, ui=_shown([known], text, cls))
         plan = plan_picture(memory, color)
-        return io.NodeOutput(plan, known, text, ui=ui.PreviewImage(plan, cls=cls).as_dict() | {"text": (text,)})
+        return io.NodeOutput(plan, known, text, ui=_shown([plan, known], text, cls))
+
+
+def _shown(pictures: list[torch.Tensor], text: str, node: type[io.ComfyNode]) -> dict[str, Any]:
+    """Pictures of several sizes on a node, one after the other, and the text for programs that read the outputs."""
+    shown = [ui.PreviewImage(picture, cls=node).as_dict() for picture in pictures]
+    return shown[0] | {"images": [image for one in shown for image in one["images"]], "text": (text,)}
 
 
 class EditMemory(io.ComfyNode):
@@ -102,6 +111,7 @@ class EditMemory(io.ComfyNode):
                 MirageMemory.Output(display_name="memory", tooltip="The edited memory. The one that was given stays as it is."),
                 io.String.Output(display_name="report", tooltip="How many points were chosen, and what is left."),
             ],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )  # fmt: skip
 
     @classmethod
@@ -123,6 +133,7 @@ class EditMemory(io.ComfyNode):
             dropped = edits.count(choice if action == _FORGET else edits.inverted(choice))
             if held := dropped - (known.count - after.count):
                 report += f"; {held} locked ones stayed"
+        tell(report, cls.hidden)
         return io.NodeOutput(edited, report, ui={"text": (report,)})
 
 
@@ -157,6 +168,7 @@ class MergeMemories(io.ComfyNode):
                 MirageMemory.Output(display_name="memory", tooltip="The first film, with both memories."),
                 io.String.Output(display_name="report", tooltip="How well they fit: overlap, residual, scale; and how many points were added."),
             ],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )  # fmt: skip
 
     @classmethod
@@ -179,6 +191,7 @@ class MergeMemories(io.ComfyNode):
             f"({found.residual / cell if cell else 0:.2f} cells), scale {found.scale:.4f}; "
             f"{other.count - left_out} of its {other.count} points added, {joined.count} in all"
         )
+        tell(report, cls.hidden)
         return io.NodeOutput(grown, report, ui={"text": (report,)})
 
 

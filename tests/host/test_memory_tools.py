@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import types
 from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from mirage_core.memory_edits import everything, locked
 from mirage_core.memory_numbers import known_now, latent_frames_of, memory_numbers, segment_of
@@ -145,3 +147,49 @@ def test_worlds_that_do_not_fit_are_refused_with_what_is_missing(nodes, film):
     placing |= {"right": 0.0, "up": 0.0, "forward": 500.0, "pan": 0.0, "tilt": 0.0}
     with pytest.raises(ValueError, match="The memories do not fit: 0% of the second"):
         run(nodes.MergeMemories, memory=film, second=film, placing=placing)
+
+
+@pytest.fixture
+def told(host, pack, monkeypatch):
+    """What the server sends to the browser as a node's progress text: [(text, node id)]."""
+    sent = []
+    ear = types.SimpleNamespace(send_progress_text=lambda text, node: sent.append((text, node)), client_id=None)
+    monkeypatch.setattr(pack("telling").PromptServer, "instance", ear, raising=False)
+    return sent
+
+
+def on_canvas(node, node_id="5"):
+    """The node as the host runs it: with its id, as the copy that a loop has made of it."""
+    from comfy_api.latest import io
+    from comfy_execution.graph import DynamicPrompt
+
+    prompt = DynamicPrompt({node_id: {"class_type": node.__name__}})
+    prompt.add_ephemeral_node(f"9.0.0.i1.{node_id}", {"class_type": node.__name__}, "9", node_id)
+    hidden = {io.Hidden.unique_id: f"9.0.0.i1.{node_id}", io.Hidden.dynprompt: prompt}
+    return node.PREPARE_CLASS_CLONE({"hidden_inputs": hidden})
+
+
+def test_every_report_is_told_on_the_node_of_the_canvas(nodes, pack, host, film, told, tmp_path):
+    host.folder_paths.set_temp_directory(str(tmp_path))
+    files = pack("memory_file_nodes")
+    before = host.folder_paths.get_output_directory()
+    host.folder_paths.set_output_directory(str(tmp_path))
+    try:
+        _, file = run(on_canvas(files.SaveMemory), memory=film, name="world")
+        *_, loaded = run(on_canvas(files.LoadMemory), file="world_00001.safetensors", place=-1)
+    finally:
+        host.folder_paths.set_output_directory(before)
+    *_, inspected = run(on_canvas(nodes.InspectMemory), memory=film, color="age")
+    *_, forgot = run(on_canvas(nodes.EditMemory), memory=film, action="forget", rule={"rule": "everything"})
+    *_, joined = run(on_canvas(nodes.MergeMemories), memory=film, second=film, placing={"placing": "shared frame"})
+    assert [node for _, node in told] == ["5"] * 5
+    assert told[0][0].startswith(f"{file}: 408 points")
+    assert [text for text, _ in told[1:]] == [loaded, inspected, forgot, joined]
+
+
+def test_inspect_shows_the_plan_and_what_is_known_over_time(nodes, host, film, tmp_path):
+    host.folder_paths.set_temp_directory(str(tmp_path))
+    with torch.inference_mode():
+        shown = nodes.InspectMemory.execute(memory=film, color="age")
+    sizes = [Image.open(tmp_path / one["subfolder"] / one["filename"]).size for one in shown.ui["images"]]
+    assert sizes == [(one.shape[2], one.shape[1]) for one in shown.args[:2]]
