@@ -6,7 +6,6 @@ Nothing is written to disk and no model is run. The answers are those of the cod
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from aiohttp import web
@@ -16,13 +15,13 @@ from ..mirage_core.latent_grid import WAN22
 from ..mirage_core.mask_rules import MaskRules, derived_cells, derived_mask, described
 from .mask_pictures import cell_overlay, encoded, mask_overlay
 from .mask_previews import PREVIEWS, Tuned
-from .route_answers import answered, asked, run
+from .route_answers import Worker, answered, asked
 
 MASK_CHANGED = "mirage.mask"
 VIEWS = ("pixels", "cells")
 
 # One at a time: the page itself asks only for the newest setting.
-_tuning = ThreadPoolExecutor(1, thread_name_prefix="mirage-mask")
+_tuning = Worker("mirage-mask")
 
 
 def add_mask_routes() -> None:
@@ -57,7 +56,7 @@ async def _mask(request: web.Request) -> web.Response:
     frame = question.get("frame", 0)
     if isinstance(frame, bool) or not isinstance(frame, int) or not 0 <= frame < tuned.evidence.frames:
         raise ValueError(f"frame is {str(frame)[:80]!r}; it is a whole number from 0 to {tuned.evidence.frames - 1}.")
-    picture, shares = await run(_tuning, shown, tuned, rules, frame, view)
+    picture, shares = await _tuning.run(shown, tuned, rules, frame, view)
     headers = {"X-Mirage-Shares": json.dumps(shares), "Cache-Control": "no-store"}
     return web.Response(body=picture, content_type="image/jpeg", headers=headers)
 

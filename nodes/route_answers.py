@@ -6,9 +6,10 @@ What is answered is not known here.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import torch
@@ -18,7 +19,14 @@ from ..mirage_core.tensor_files import plain_json
 
 MAX_BYTES = 4_000_000  # 10 000 keyframes written with all their digits
 
+MAX_WAITING = 8  # an editor has one question under way, or two; a page that asks on and on fills no memory
+
+Result = TypeVar("Result")
 Answer = Callable[[web.Request], Awaitable[web.Response]]
+
+
+class Busy(Exception):
+    """Too many questions wait; the text says how many."""
 
 
 def is_same_origin(request: web.BaseRequest) -> bool:
@@ -38,8 +46,16 @@ def answered(answer: Answer) -> Answer:
             return web.json_response({"error": "Only pages of this ComfyUI may ask for its scenes."}, status=403)
         try:
             return await answer(request)
+        except Busy as error:
+            return web.json_response({"error": str(error)}, status=503)
         except ValueError as error:
             return web.json_response({"error": str(error)}, status=400)
+        except web.HTTPException:
+            raise
+        except Exception as error:  # a page reads every answer as JSON; the log has the rest
+            logging.exception("Mirage could not answer %s", request.path)
+            why = f"Mirage could not answer ({type(error).__name__}); the log of ComfyUI says where it went wrong."
+            return web.json_response({"error": why}, status=500)
 
     return handler
 
@@ -62,11 +78,27 @@ async def asked(request: web.Request) -> dict[str, Any]:
     return question
 
 
-async def run(executor: Executor | None, work: Callable, *given: Any) -> Any:
-    """Do work off the server's event loop; memories come from the host's inference mode and stay in it."""
+class Worker:
+    """Does the work of questions off the server's event loop, one after the other, and lets only so many wait."""
 
-    def in_inference_mode() -> Any:
-        with torch.inference_mode():
-            return work(*given)
+    def __init__(self, name: str, *, limit: int = MAX_WAITING) -> None:
+        """name: of its thread.  limit: questions that may wait or be worked on."""
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._limit, self._asked = limit, 0
 
-    return await asyncio.get_running_loop().run_in_executor(executor, in_inference_mode)
+    async def run(self, work: Callable[..., Result], *given: Any) -> Result:
+        """What `work` returns. Memories come from the host's inference mode and stay in it. Raises Busy."""
+        if self._asked >= self._limit:
+            raise Busy(f"{self._asked} questions wait for an answer already. Ask again in a moment.")
+
+        def in_inference_mode() -> Result:
+            with torch.inference_mode():
+                return work(*given)
+
+        self._asked += 1
+        waiting = asyncio.get_running_loop().run_in_executor(self._executor, in_inference_mode)
+        waiting.add_done_callback(self._answered)
+        return await waiting
+
+    def _answered(self, _: object) -> None:
+        self._asked -= 1

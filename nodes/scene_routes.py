@@ -11,7 +11,6 @@ import json
 import math
 import struct
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from ..mirage_core.zbuffer import project
 from .camera_nodes import CameraPathNode, ordered_shot
 from .memory_colors import PREVIEW, coloring
 from .memory_nodes import view_picture
-from .route_answers import answered, asked, run
+from .route_answers import Worker, answered, asked
 from .scenes import SCENES, ColoredPoints, Scene, colored_points
 
 ASSUMED_FOV = 55.0  # until a geometry model has seen the picture
@@ -37,8 +36,9 @@ SCENE_CHANGED = "mirage.scene"
 _AFTER = "after"
 _MAX_CLIENT = 200
 
-# One heavy question at a time, so that an editor never takes more than one core from a film in the making.
-_heavy = ThreadPoolExecutor(1, thread_name_prefix="mirage-scene")
+# One heavy question at a time, so that an editor never takes more than one core from a film in the making. The shape of
+# a path does not wait for them.
+_heavy, _light = Worker("mirage-scene"), Worker("mirage-path")
 
 
 def add_routes() -> None:
@@ -62,7 +62,7 @@ async def _points(request: web.Request) -> web.Response:
     """uint32 n, then float32 n x 3 positions and n footprints, then uint8 n x 3 colours; all little-endian."""
     scene = SCENES.get(request.query.get("scene", ""), _client(request.query))
     rollout = scene.rollout if request.query.get("stage", _AFTER) == _AFTER else scene.before or scene.rollout
-    points = await run(_heavy, _painted, rollout, request.query.get("color", PREVIEW))
+    points = await _heavy.run(_painted, rollout, request.query.get("color", PREVIEW))
     numbers = [one.numpy().astype("<f4").tobytes() for one in (points.positions, points.footprints)]
     body = [struct.pack("<I", len(points.positions)), *numbers, points.colors.numpy().tobytes()]
     return web.Response(body=b"".join(body), content_type="application/octet-stream")
@@ -74,7 +74,7 @@ def _painted(rollout: Rollout, by: str) -> ColoredPoints:
 
 async def _path(request: web.Request) -> web.Response:
     question = await asked(request)
-    return web.json_response(await run(None, _sampled, _shot(question), _scene(question), _from_here(question)))
+    return web.json_response(await _light.run(_sampled, _shot(question), _scene(question), _from_here(question)))
 
 
 async def _view(request: web.Request) -> web.Response:
@@ -82,14 +82,14 @@ async def _view(request: web.Request) -> web.Response:
     shot, scene, frame = _shot(question), _needed_scene(question), question.get("frame")
     if isinstance(frame, bool) or not isinstance(frame, int) or not 0 <= frame < shot.frames:
         raise ValueError(f"frame is {frame!r}; it is a whole number from 0 to {shot.frames - 1}.")
-    picture, coverage = await run(_heavy, picture_from, scene.rollout, shot, frame, _from_here(question))
+    picture, coverage = await _heavy.run(picture_from, scene.rollout, shot, frame, _from_here(question))
     return web.Response(body=picture, content_type="image/png", headers={"X-Mirage-Coverage": f"{coverage:.6f}"})
 
 
 async def _preflight(request: web.Request) -> web.Response:
     question = await asked(request)
     shot, scene = _shot(question), _needed_scene(question)
-    found = await run(_heavy, _checked, scene.rollout, shot, _from_here(question))
+    found = await _heavy.run(_checked, scene.rollout, shot, _from_here(question))
     return web.Response(text=found, content_type="application/json")
 
 
