@@ -74,7 +74,8 @@ def tidied(memory: LatentMemory, *, budget_mib: float = 0.0) -> tuple[LatentMemo
     """The memory within its budget and in few blocks, and how many points were forgotten for that.
 
     budget_mib: 0 = anything. Once it is exceeded, the least useful points go until a tenth is free: first those that
-        share a place with a surer one, then the least sure, and of equally sure ones the oldest. Locked points stay.
+        share a place with a surer one, then the least sure, and of equally sure ones the oldest. Locked points stay,
+        also where they alone take more than the budget.
     Raises ValueError for a negative budget.
     """
     if not budget_mib >= 0:
@@ -100,9 +101,18 @@ def joined(blocks: list[MemoryBlock]) -> MemoryBlock:
     fields = {name: torch.cat([getattr(block, name) for block in blocks]) for name in _FIELDS}
     is_locked = None
     if any(block.is_locked is not None for block in blocks):
-        locks = [torch.zeros_like(one.confidence).bool() if one.is_locked is None else one.is_locked for one in blocks]
-        is_locked = torch.cat(locks)
+        is_locked = torch.cat([_locks(one) for one in blocks])
     return MemoryBlock(**fields, is_locked=is_locked)
+
+
+def locked_count(memory: LatentMemory) -> int:
+    """Points that no budget takes away."""
+    return sum(int(block.is_locked.sum()) for block in memory.blocks if block.is_locked is not None)
+
+
+def _locks(block: MemoryBlock) -> torch.Tensor:
+    """[n] bool, True for locked points."""
+    return torch.zeros_like(block.confidence, dtype=torch.bool) if block.is_locked is None else block.is_locked
 
 
 def _merged(blocks: tuple[MemoryBlock, ...]) -> list[MemoryBlock]:
@@ -124,26 +134,28 @@ def _precision(block: MemoryBlock) -> list[torch.dtype]:
 
 def _least_useful(memory: LatentMemory, count: int) -> tuple[torch.Tensor, int]:
     """Ascending index of up to `count` points that go first, and how many they are."""
-    whole = joined(list(memory.blocks))
-    sure = whole.confidence.float()
-    order = whole.latent_index.argsort(stable=True)
+    sure = torch.cat([block.confidence.float() for block in memory.blocks])
+    order = memory.latent_index.argsort(stable=True)
     order = order[sure[order].argsort(stable=True)]  # the least sure first, of those the oldest
     is_crowded = torch.zeros(memory.count, dtype=torch.bool, device=sure.device)
-    is_crowded[order] = _shares_place(whole, order)
+    is_crowded[order] = _shares_place(torch.cat([_voxels(block) for block in memory.blocks])[order])
     order = order[(~is_crowded[order]).long().argsort(stable=True)]
-    if whole.is_locked is not None:
-        order = order[~whole.is_locked[order]]
+    order = order[~torch.cat([_locks(block) for block in memory.blocks])[order]]
     chosen = order[:count].sort().values
     return chosen, len(chosen)
 
 
-def _shares_place(block: MemoryBlock, order: torch.Tensor) -> torch.Tensor:
-    """[n] bool along `order`, True for points that are not the last in it of those in their voxel."""
+def _voxels(block: MemoryBlock) -> torch.Tensor:
+    """[n 4] int64, the voxel of each point, of about twice its own width, and the width."""
     width = torch.exp2((block.footprints.float() * _CROWD).log2().floor())
-    places = torch.cat([(block.points / width[:, None]).floor(), width.log2()[:, None]], dim=1).long()[order]
-    _, place = places.unique(dim=0, return_inverse=True)
-    rank = torch.arange(len(order), device=order.device)
-    last = torch.zeros(int(place.max()) + 1, dtype=torch.int64, device=order.device)
+    return torch.cat([(block.points / width[:, None]).floor(), width.log2()[:, None]], dim=1).long()
+
+
+def _shares_place(voxels: torch.Tensor) -> torch.Tensor:
+    """[n] bool, True for points that are not the last of those in their voxel [n 4]."""
+    _, place = voxels.unique(dim=0, return_inverse=True)
+    rank = torch.arange(len(voxels), device=voxels.device)
+    last = torch.zeros(int(place.max()) + 1, dtype=torch.int64, device=voxels.device)
     last.scatter_reduce_(0, place, rank, "amax")
     return rank < last[place]
 

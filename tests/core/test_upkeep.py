@@ -112,3 +112,14 @@ def test_compacted_sides_keep_half_a_percent_in_world_units_of_any_size():
 def test_a_negative_budget_is_refused():
     with pytest.raises(ValueError, match="The budget is -1"):
         tidied(memory_of(block_of(1)), budget_mib=-1)
+
+
+def test_making_room_copies_no_latents_of_points_that_stay():
+    """The choice of what goes needs places and confidence alone; a copy of these latents would have 343 TB."""
+    channels = 1 << 21
+    blocks = [block_of(BLOCK_POINTS, seed=seed, sure=0.9) for seed in range(4)] + [block_of(BLOCK_POINTS, sure=0.1)]
+    blocks = [replace(block, latents=torch.zeros(1, 1).expand(BLOCK_POINTS, channels)) for block in blocks]
+    memory = LatentMemory(LatentGrid(channels=channels), tuple(blocks))
+    share = 1 - (BLOCK_POINTS - 0.5) / memory.count  # of the points that are to stay: all but the last block's
+    tidy, forgotten = tidied(memory, budget_mib=share / 0.9 * resident_bytes(memory) / 2**20)
+    assert forgotten == BLOCK_POINTS and [id(one) for one in tidy.blocks] == [id(one) for one in blocks[:4]]
