@@ -13,6 +13,7 @@ from ..mirage_core.rollout import Rollout
 from ..mirage_core.upkeep import resident_bytes
 from .depth_fitting import FittedDepth
 from .lifting import new_cells, segment_block
+from .memory_words import budget_words
 
 FUSE, APPEND = "fuse", "append"
 PRECISIONS = {"half (fp16)": torch.float16, "bf16": torch.bfloat16, "full (fp32)": None}
@@ -59,6 +60,9 @@ def written_segment(
     memory = rollout.memory
     if mode == APPEND or is_rgb(memory):
         block, note = segment_block(rollout, latents, fitted, static_mask, images=images)
+        if budget_mib:
+            why = "a memory of colours" if is_rgb(memory) else f"memory_mode {APPEND}"
+            note = f"{note}, budget_mib has no effect with {why}"
         return Written(memory.extended(block), note, unwritten_picture(rollout))
     cells = new_cells(rollout, latents, fitted, static_mask)
     result = fused(
@@ -75,7 +79,7 @@ def written_segment(
     )
     size = resident_bytes(result.memory) / 2**20
     total = f"{result.memory.count} points in all, {size:.1f} MiB"
-    note = ", ".join([*_reasons(result), *fitted.notes, total])
+    note = ", ".join([*_reasons(result), *fitted.notes, total, *budget_words(result.memory, budget_mib)])
     return Written(result.memory, note, verdict_picture(result.verdicts))
 
 

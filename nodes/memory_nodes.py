@@ -198,7 +198,7 @@ class WriteMemory(io.ComfyNode):
                     step=1.0,
                     optional=True,
                     tooltip="What the memory may take, in MiB; 0 = no limit. When it would be more, repeated, rarely seen and old points go first. "
-                    "An hour of new ground takes some hundred MiB. Only with fuse.",
+                    "An hour of new ground takes some hundred MiB. Only with fuse and a memory of latents; the report says when it is not kept.",
                 ),
                 io.Combo.Input(
                     "precision",

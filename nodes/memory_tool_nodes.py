@@ -13,10 +13,11 @@ from ..mirage_core import memory_edits as edits
 from ..mirage_core.memory_merge import align, check_alike, compared, merged
 from ..mirage_core.memory_numbers import known_now, latent_frames_of, memory_numbers
 from ..mirage_core.rollout import Rollout
+from ..mirage_core.upkeep import tidied
 from .host_latents import fit_maps
 from .memory_colors import COLORINGS, PREVIEW
 from .memory_pictures import plan_picture
-from .memory_words import memory_words
+from .memory_words import budget_words, memory_words
 from .pictures import coverage_plot
 from .scenes import remember_scene
 from .sockets import MirageMemory
@@ -163,6 +164,7 @@ class MergeMemories(io.ComfyNode):
                     tooltip="shared frame: both began with the same first camera, as two forks of one film do. given offset: you know where the "
                     "second lies. fit surfaces: from that first guess, its surfaces are laid on the first's.",
                 ),
+                io.Float.Input("budget_mib", default=0.0, min=0.0, max=1048576.0, step=1.0, optional=True, tooltip="What both together may take, in MiB; 0 = no limit. When it would be more, repeated, rarely seen and old points go first, locked ones never."),
             ],
             outputs=[
                 MirageMemory.Output(display_name="memory", tooltip="The first film, with both memories."),
@@ -172,7 +174,7 @@ class MergeMemories(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, memory: Rollout, second: Rollout, placing) -> io.NodeOutput:
+    def execute(cls, memory: Rollout, second: Rollout, placing, budget_mib=0.0) -> io.NodeOutput:
         first, other = memory.memory, second.memory
         check_alike(first, other)
         guess = _offset(placing)
@@ -183,14 +185,20 @@ class MergeMemories(io.ComfyNode):
         else:
             found = compared(first, other, guess)
         joined, left_out = merged(first, other, found.motion, scale=found.scale)
+        forgotten = 0
+        if budget_mib:
+            joined, forgotten = tidied(joined, budget_mib=budget_mib)
         grown = replace(memory, memory=joined)
         remember_scene(grown, before=memory)
         cell = memory_numbers(memory).footprint
         report = (
             f"{found.overlap:.0%} of the second lies on the first's surfaces, {found.residual:.3g} away "
             f"({found.residual / cell if cell else 0:.2f} cells), scale {found.scale:.4f}; "
-            f"{other.count - left_out} of its {other.count} points added, {joined.count} in all"
+            f"{other.count - left_out} of its {other.count} points added"
         )
+        if forgotten:
+            report += f", {forgotten} forgotten for the budget"
+        report = "; ".join([f"{report}, {joined.count} in all", *budget_words(joined, budget_mib)])
         tell(report, cls.hidden)
         return io.NodeOutput(grown, report, ui={"text": (report,)})
 

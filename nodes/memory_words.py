@@ -1,10 +1,12 @@
-"""What a memory holds, in words: the report of Inspect Memory."""
+"""What a memory holds, in words: the report of Inspect Memory, and what others say of its budget."""
 
 from __future__ import annotations
 
+from ..mirage_core.memory import LatentMemory
 from ..mirage_core.memory_numbers import MemoryNumbers
 from ..mirage_core.rgb_memory import is_rgb
 from ..mirage_core.rollout import Rollout
+from ..mirage_core.upkeep import locked_count, resident_bytes
 
 _MAX_SEGMENTS = 12
 
@@ -29,6 +31,13 @@ def memory_words(rollout: Rollout, numbers: MemoryNumbers, shares: list[list[flo
         f"{min(known, default=0):.0%} at the least"
     )
     return "\n".join(lines)
+
+
+def budget_words(memory: LatentMemory, budget_mib: float) -> list[str]:
+    """What there is to say of a budget that a memory is over, which only locked points bring about; else nothing."""
+    if not budget_mib or resident_bytes(memory) <= budget_mib * 2**20:
+        return []
+    return [f"budget not reached: {locked_count(memory)} locked points"]
 
 
 def _segments(counts: dict[int, int]) -> str:

@@ -12,6 +12,7 @@ from PIL import Image
 from mirage_core.memory_edits import everything, locked
 from mirage_core.memory_numbers import known_now, latent_frames_of, memory_numbers, segment_of
 from mirage_core.rollout import Rollout
+from mirage_core.upkeep import resident_bytes
 from tests.core.test_scene_files import IMAGE, SIZE, filmed
 
 
@@ -193,3 +194,21 @@ def test_inspect_shows_the_plan_and_what_is_known_over_time(nodes, host, film, t
         shown = nodes.InspectMemory.execute(memory=film, color="age")
     sizes = [Image.open(tmp_path / one["subfolder"] / one["filename"]).size for one in shown.ui["images"]]
     assert sizes == [(one.shape[2], one.shape[1]) for one in shown.args[:2]]
+
+
+def test_a_merge_stays_within_its_budget_and_says_what_it_forgot(nodes, film):
+    placing = {"placing": "given offset", "right": 100.0, "up": 0.0, "forward": 0.0, "pan": 0.0, "tilt": 0.0}
+    whole, _ = run(nodes.MergeMemories, memory=film, second=film, placing=placing)
+    budget = 0.7 * resident_bytes(whole.memory) / 2**20
+    merged, report = run(nodes.MergeMemories, memory=film, second=film, placing=placing, budget_mib=budget)
+    assert resident_bytes(merged.memory) <= budget * 2**20
+    gone = 816 - merged.memory.count
+    assert f"408 of its 408 points added, {gone} forgotten for the budget, {816 - gone} in all" in report
+
+
+def test_a_merge_of_locked_points_says_that_its_budget_is_not_reached(nodes, film):
+    safe, _ = edited(nodes, film, "lock", rule="everything")
+    *_, report = run(
+        nodes.MergeMemories, memory=safe, second=film, placing={"placing": "shared frame"}, budget_mib=0.01
+    )
+    assert "408 in all; budget not reached: 408 locked points" in report

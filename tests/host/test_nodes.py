@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import types
+from dataclasses import replace
 
 import pytest
 import torch
 
+from mirage_core.memory_edits import everything, locked
 from training.stand_in.files import DIT_FILE, VAE_FILE, write_demo_models
 
 SIZE = (64, 96)  # height, width in pixels
@@ -175,6 +177,17 @@ def test_appending_stores_every_cell_and_fusing_what_is_new(bench):
     fused = run(bench.write, **given)[0].memory.count
     bounded = run(bench.write, **given, budget_mib=0.001)[0].memory.count
     assert bounded < fused < appended
+
+
+def test_a_budget_that_is_not_kept_is_said(bench):
+    memory = started(bench)
+    given = {"segment": generated(bench, memory), "geometry": room(bench, torch.rand(3, *SIZE, 3), memory)}
+    _, report, _ = run(bench.write, memory=memory, **given, memory_mode="append", budget_mib=0.001)
+    assert "budget_mib has no effect with memory_mode append" in report
+    safe = replace(memory, memory=locked(memory.memory, everything(memory.memory)))
+    _, report, _ = run(bench.write, memory=safe, **given, budget_mib=0.001)
+    assert f"budget not reached: {memory.memory.count} locked points" in report
+    assert "budget" not in run(bench.write, memory=safe, **given, budget_mib=100.0)[1]
 
 
 def test_depth_of_another_scale_is_brought_to_that_of_the_memory(bench):
