@@ -2,153 +2,42 @@
 
     python -m training.adapter --stage branch --minutes 60
     python -m training.adapter --stage lora --minutes 30
-    python -m training.adapter --stage branch --base wan2.2_ti2v_5B_fp16.safetensors --text text.safetensors --plan
+    python -m training.adapter --plan --base none
+    python -m training.adapter --stage branch --base wan2.2_ti2v_5B_fp16.safetensors --text text.safetensors \
+        --autoencoder lighttaew2_2.safetensors --own-clips FOLDER --folder output/real
 
-The base stays as it is. It is the nano base, or a real Wan2.2-TI2V-5B file, whose sizes are read from its tensors; text
-of the real one comes as a file with one tensor `context` [rows 4096], encoded once for all films. Each stage's folder
-holds its adapter in the format that Load Mirage Adapter reads, with layout and cell rule in the metadata.
+The base stays as it is. It is the nano base, or a real Wan2.2-TI2V-5B file, whose sizes are read from its tensors, with
+a text for all films (contexts.py) and a TAEHV of Wan2.2 that makes its latents. Each stage's folder holds its adapter
+in the format that Load Mirage Adapter reads, with layout and cell rule in the metadata.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import signal
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
-from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from mirage_core.latent_grid import WAN22
-from mirage_core.scene_words import scene_words_in
-from mirage_core.side_branch import layout_channels
 from mirage_core.weights import Stated
 
 from .adapter_examples import SEGMENT, Example, Recipe, batch_of
-from .adapter_files import load_branch, load_model, save_branch, save_lora
-from .adapter_plan import Stage, plan
-from .nano import add_film_arguments, shelves
+from .adapter_files import load_branch, save_branch, save_lora
+from .adapter_model import Adapter, AdapterOptions, adapter_of
+from .adapter_plan import WAN22_TI2V_5B, plans, sizes_of
+from .encoders import check_encoders, check_latents, is_real
+from .film_sources import add_film_arguments, films_of
 from .nano_films import Codec, Film
-from .nano_sampling import flow_loss
-from .nano_words import WordTable
+from .notes import note_of
 from .run import Training, add_arguments, add_optimizer_argument, asked_run
-from .wan import Wan, WanSizes, initialised
-from .wan_memory import Lora, SideBranch, WanWithMemory
 
-WAN22_TI2V_5B = WanSizes(dim=3072, ffn_dim=14336, heads=24, layers=30, text_dim=4096)
+_MEASURED = 32  # held-out examples
 _REPORT_EVERY = 25  # steps
 LAYOUTS = ("view", "hole_mask")  # what a memory of latents gives by itself; the others read an encoded video too
-
-
-@dataclass(frozen=True)
-class AdapterOptions:
-    """stride: every how many layers the branch gives a hint.  echo: steps that a batch of examples serves for, each
-    with noise of its own; making examples costs about as much as a step of the nano model.
-    is_checkpointed: activations are made again on the way back: a 5B on one GPU needs it."""
-
-    stage: Stage = "branch"
-    stride: int = 2
-    rank: int = 16
-    batch: int = 16
-    rate: float = 1e-3
-    echo: int = 2
-    workers: int = 0
-    is_checkpointed: bool = False
-    seed: int = 0
-    recipe: Recipe = field(default_factory=Recipe)
-
-
-class Adapter(nn.Module):
-    """A frozen model with its branch and LoRA; only the stage's own part has gradients, and is in fp32.
-
-    texts: WordTable of a nano base, or one context [rows text_dim] for all films.
-    """
-
-    def __init__(self, model: Wan, texts: WordTable | torch.Tensor, options: AdapterOptions):
-        super().__init__()
-        self.options, self.sizes = options, model.sizes
-        self.branch = SideBranch(
-            model.sizes,
-            channels=layout_channels(options.recipe.layout),
-            layers=tuple(range(0, model.sizes.layers, options.stride)),
-        )
-        initialised(self.branch, seed=options.seed)
-        self.branch.start_from(model)
-        self.lora = Lora(model, rank=options.rank, seed=options.seed + 1)
-        if options.stage == "lora":
-            self.lora.attach(model)
-        self.frozen = [WanWithMemory(model, self.branch)]  # in a list: a frozen 5B belongs into no checkpoint
-        self.texts = [texts.requires_grad_(False)]
-        model.requires_grad_(False)
-        model.is_checkpointed = options.is_checkpointed
-        self.branch.requires_grad_(options.stage == "branch")
-        self.lora.requires_grad_(options.stage == "lora")
-
-    def use(self, branch: SideBranch) -> None:
-        """Take over a trained branch.
-
-        Raises ValueError when it gives hints to other layers.
-        """
-        if branch.layers != self.branch.layers:
-            raise ValueError(
-                f"The branch gives hints to the layers {branch.layers}, not {self.branch.layers}. Give its --stride."
-            )
-        self.branch.load_state_dict(branch.state_dict())
-
-    def loss(self, example: Example, generator: torch.Generator, *, device: torch.device) -> torch.Tensor:
-        """The flow loss of a batch whose geometry is already made, so that autocast touches the networks only."""
-        example = example.to(device)
-        together = self.frozen[0]
-        with torch.autocast(device.type, torch.bfloat16):
-            text = self._text(example.texts, device)
-            company = {
-                "context": example.context,
-                "references": example.references,
-                "preceding": example.preceding,
-            }
-            return flow_loss(
-                lambda latents, times: together(latents, times, text, **company), example.target, generator
-            )
-
-    def _text(self, texts: Sequence[Sequence[str]], device: torch.device) -> torch.Tensor:
-        known = self.texts[0]
-        if isinstance(known, torch.Tensor):
-            is_told = torch.tensor([bool(text) for text in texts], device=device)
-            return known.to(device).expand(len(texts), -1, -1) * is_told[:, None, None]
-        return known(texts).to(device)
-
-    def stated(self, films: Sequence[Film]) -> Stated:
-        """What the branch's file says about its training. films: those it was trained on, at least one."""
-        turn_degrees, speed = camera_range(films)
-        return Stated(
-            resolution=films[0].cameras.image_size,
-            trained_turn_degrees=round(turn_degrees, 4) or None,
-            trained_speed=round(speed, 5) or None,
-            layout=self.options.recipe.layout,
-            cell_rule=self.options.recipe.cell_rule,
-            token_order="ref_target_preceding",
-            layers=self.branch.layers,
-            heads=self.sizes.heads,
-        )
-
-
-def camera_range(films: Sequence[Film]) -> tuple[float, float]:
-    """The largest turn (degrees) and step (median depths) per pixel frame, of what is between latent frames."""
-    turns, steps = [], []
-    for film in films:
-        rotation, centers = film.cameras.cam2world[:, :3, :3], film.cameras.centers
-        trace = (rotation[1:] * rotation[:-1]).sum((1, 2))
-        turns.append(float(((trace - 1) / 2).clamp(-1, 1).acos().rad2deg().max()))
-        known = film.depth[0][film.depth[0] > 0]
-        unit = float(known.median()) if len(known) else 1.0
-        steps.append(float((centers[1:] - centers[:-1]).norm(dim=1).max()) / unit)
-    stride = WAN22.temporal_stride
-    return max(turns) / stride, max(steps) / stride
 
 
 class Examples(Dataset):
@@ -168,24 +57,36 @@ class Examples(Dataset):
 
 
 def usable(films: Sequence[Film], recipe: Recipe) -> list[Film]:
-    """Films long enough for a segment with all the company it may have.
+    """Films long enough for a segment with all the company it may have, of which something can be remembered.
 
     Raises ValueError when there is none.
     """
     least = SEGMENT + recipe.max_references + recipe.max_preceding
-    found = [film for film in films if len(film) >= least]
-    if not found:
+    long = [film for film in films if len(film) >= least]
+    if not long:
         raise ValueError(
             f"None of {len(films)} films has {least} latent frames. Render longer clips: python -m training.clip_pool "
             "output/nano/flights --frames 97 --flights 1."
         )
+    found = [film for film in long if bool(((film.depth > 0) & film.is_static).any())]
+    if not found:
+        raise ValueError(
+            f"None of {len(long)} films has depth anywhere, so that there is nothing to remember. Put depth/ beside "
+            "the pictures of your clips: per picture a 16-bit PNG in millimetres or an .npy in metres."
+        )
+    if len(found) < len(long):
+        print(f"{len(long) - len(found)} of {len(long)} films have no depth and are left out", flush=True)
     return found
 
 
-def train(adapter: Adapter, films: Sequence[Film], training: Training, *, show=None) -> None:
-    """Go on until the run's time or steps are used up."""
+def _left_to_the_trainer(_worker: int) -> None:
+    """Ctrl-C goes to all processes of a terminal; the trainer needs its workers until it has saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def train(adapter: Adapter, films: Sequence[Film], training: Training, *, measure=None, show=None) -> None:
+    """Go on until the run's time or steps are used up. measure, show: see Training.steps."""
     options, run = adapter.options, training.run
-    films = usable(films, options.recipe)
     generator = torch.Generator().manual_seed(1_000_003 * options.seed + run.step)
     first = run.step // options.echo
     examples = iter(
@@ -194,10 +95,11 @@ def train(adapter: Adapter, films: Sequence[Film], training: Training, *, show=N
             batch_size=None,
             num_workers=options.workers,
             shuffle=False,
+            worker_init_fn=_left_to_the_trainer,
         )
     )
     example = next(examples)
-    for step in training.steps(show=show):
+    for step in training.steps(measure=measure, show=show):
         if step // options.echo > first:
             first, example = step // options.echo, next(examples)
         training.descend(adapter.loss(example, generator, device=run.device), {})
@@ -205,80 +107,51 @@ def train(adapter: Adapter, films: Sequence[Film], training: Training, *, show=N
             print(f"step {step}: loss {run.log[-1]['loss']:.4f} after {run.seconds / 60:.1f} minutes", flush=True)
 
 
-def _averaged_adapter(training: Training, adapter: Adapter, stated: Stated, note: dict[str, str]) -> None:
-    """Write the stage's own file with the averaged weights."""
-    averaged = training.averaged()
+def _write_adapter(path: Path, adapter: Adapter, stated: Stated, note: dict[str, str]) -> None:
+    """The stage's own file with the weights as they are."""
     if adapter.options.stage == "branch":
-        weights = {name[len("branch.") :]: one for name, one in averaged.items() if name.startswith("branch.")}
-        save_branch(training.run.folder / "nano_branch.safetensors", weights, stated, note)
-        return
-    own = {name: one.detach().clone() for name, one in adapter.lora.state_dict().items()}
-    adapter.lora.load_state_dict({name: averaged[f"lora.{name}"] for name in own})
-    save_lora(training.run.folder / "nano_lora.safetensors", adapter.lora, note)
-    adapter.lora.load_state_dict(own)
+        save_branch(path, adapter.branch.state_dict(), stated, note)
+    else:
+        save_lora(path, adapter.lora, note)
 
 
-def adapter_of(base: Path, options: AdapterOptions, device: torch.device, text: Path | None) -> Adapter:
-    """The adapter to train beside a base's file.
-
-    text: of a real base; a nano base brings its words along.
-    Raises ValueError for a real base without text.
-    """
-    is_small = base.stat().st_size < 2**30
-    model, metadata = load_model(base, dtype=torch.float32 if is_small else torch.bfloat16, device=device)
-    if text is not None:
-        return Adapter(model, load_file(text)["context"], options)
-    return Adapter(model, WordTable(model.sizes.text_dim, scene_words_in(metadata, base.name)), options)
+def held_out_loss(adapter: Adapter, batches: Sequence[Example], *, device: torch.device) -> float:
+    """The mean loss of the same examples in the same noise at the same times, whenever it is asked for."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        losses = [float(adapter.loss(one, generator, device=device)) for one in batches]
+    return sum(losses) / len(losses)
 
 
-def _options(asked: argparse.Namespace) -> AdapterOptions:
-    recipe = replace(
-        Recipe(), layout=asked.layout, max_references=asked.references, max_preceding=asked.preceding,
-        cell_rule=asked.cell_rule, static_rate=1.0 if not asked.keep_movers else 0.0,
-    )  # fmt: skip
-    return AdapterOptions(
-        stage=asked.stage, stride=asked.stride, rank=asked.rank, batch=asked.batch, rate=asked.rate, echo=asked.echo,
-        workers=asked.workers, is_checkpointed=asked.checkpoint_activations, seed=asked.seed, recipe=recipe,
-    )  # fmt: skip
-
-
-def _planned(asked: argparse.Namespace, options: AdapterOptions) -> str:
-    sizes = WAN22_TI2V_5B
-    if asked.base.is_file():
-        with safe_open(asked.base, framework="pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in list(file.keys())}
-            sizes = WanSizes.of(shapes, file.metadata())
-    needs = plan(
-        sizes,
-        stage=options.stage,
-        layers=tuple(range(0, sizes.layers, options.stride)),
-        channels=layout_channels(options.recipe.layout),
-        rank=options.rank,
-        size=(asked.height // 16, asked.width // 16),
-        batch=options.batch,
-        is_checkpointed=options.is_checkpointed,
-        recipe=options.recipe,
-    )
-    return needs.words(asked.steps or 10_000, options.batch, asked.teraflops)
+def held_out_batches(films: Sequence[Film], options: AdapterOptions) -> list[Example]:
+    """Examples to measure with, always the same for the same films."""
+    count = -(-_MEASURED // options.batch)
+    return [
+        batch_of(list(films), Random(f"held out {index}"), options.recipe, size=options.batch) for index in range(count)
+    ]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training.adapter", description=(__doc__ or "").split("\n")[0])
     defaults = AdapterOptions()
     add_arguments(parser, folder="output/nano/adapter")
+    parser.set_defaults(save_minutes=None)
     add_optimizer_argument(parser)
     add_film_arguments(parser)
     parser.add_argument("--stage", choices=("branch", "lora"), default="branch")
     parser.add_argument("--base", type=Path, default=Path("output/nano/base/nano_base.safetensors"))
     parser.add_argument("--branch", type=Path, help="of the stage lora; default that of the stage branch")
-    parser.add_argument("--text", type=Path, help="a real base's encoded text: safetensors with `context` [rows 4096]")
+    parser.add_argument("--text", type=Path, help="a real base's text, made by training.encode_text")
     parser.add_argument("--stride", type=int, default=defaults.stride, help="every how many layers the branch hints")
     parser.add_argument("--rank", type=int, default=defaults.rank, help="of the LoRA")
-    parser.add_argument("--batch", type=int, default=defaults.batch)
-    parser.add_argument("--rate", type=float, default=defaults.rate, help="learning rate; 1e-5 for the real model")
+    parser.add_argument("--batch", type=int, help="examples per step; default 16, for a real base 1")
+    parser.add_argument("--rate", type=float, help="learning rate; default 1e-3, for a real base 1e-5")
     parser.add_argument("--echo", type=int, default=defaults.echo, help="steps per batch of examples")
     parser.add_argument("--workers", type=int, default=defaults.workers, help="processes that make examples")
-    parser.add_argument("--checkpoint-activations", action="store_true", help="less memory, a third more time")
+    parser.add_argument(
+        "--checkpoint-activations", action=argparse.BooleanOptionalAction,
+        help="less memory, a third more time; default for a real base",
+    )  # fmt: skip
     parser.add_argument("--layout", choices=LAYOUTS, default=defaults.recipe.layout)
     parser.add_argument("--cell-rule", choices=("center", "corner"), default=defaults.recipe.cell_rule)
     parser.add_argument("--references", type=int, default=defaults.recipe.max_references)
@@ -288,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--plan", action="store_true", help="print what this would need; without a base's file, for the 5B"
+        "--plan", action="store_true", help="print what both stages would need; without a base's file, for the 5B"
     )
     parser.add_argument("--height", type=int, default=704, help="of --plan")
     parser.add_argument("--width", type=int, default=1280, help="of --plan")
@@ -296,24 +169,67 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _options(asked: argparse.Namespace, *, is_real: bool) -> AdapterOptions:
+    """is_real: of a 5B, which learns slowly and needs a whole card for one sample."""
+    recipe = replace(
+        Recipe(), layout=asked.layout, max_references=asked.references, max_preceding=asked.preceding,
+        cell_rule=asked.cell_rule, static_rate=1.0 if not asked.keep_movers else 0.0,
+    )  # fmt: skip
+    batch, rate, is_checkpointed = (1, 1e-5, True) if is_real else (16, 1e-3, False)
+    if asked.checkpoint_activations is not None:
+        is_checkpointed = asked.checkpoint_activations
+    return AdapterOptions(
+        stage=asked.stage, stride=asked.stride, rank=asked.rank, batch=asked.batch or batch, rate=asked.rate or rate,
+        echo=asked.echo, workers=asked.workers, is_checkpointed=is_checkpointed, seed=asked.seed, recipe=recipe,
+    )  # fmt: skip
+
+
 def main() -> None:
     asked = _parser().parse_args()
-    options = _options(asked)
     if asked.plan:
-        print(_planned(asked, options))
+        has_base = asked.base.is_file()
+        options = _options(asked, is_real=is_real(asked.base) if has_base else True)
+        sizes = sizes_of(asked.base) if has_base else WAN22_TI2V_5B
+        print(plans(sizes, options, size=(asked.height // 16, asked.width // 16), steps=asked.steps or 10_000,
+                    teraflops=asked.teraflops))  # fmt: skip
         return
+    is_large = is_real(asked.base)
+    options = _options(asked, is_real=is_large)
+    if asked.save_minutes is None:
+        asked.save_minutes = 30.0 if is_large else 3.0
+    branch = asked.branch or asked.folder / "branch/nano_branch.safetensors"
+    if options.stage == "lora" and not branch.is_file():
+        raise FileNotFoundError(
+            f"There is no side branch at {branch}. Train it first, --stage branch, or give --branch."
+        )
     asked.folder = asked.folder / asked.stage
     run = asked_run(asked)
+    codec = Codec(asked.autoencoder, run.device)
+    check_encoders(codec, asked.base, *([branch] if options.stage == "lora" else []))
+    films = films_of(codec, asked)
+    shown = usable(films.shown, options.recipe)
+    if is_large:
+        check_latents(codec, shown)
     adapter = adapter_of(asked.base, options, run.device, asked.text)
     if options.stage == "lora":
-        trained = load_branch(asked.branch or asked.folder.parent / "branch/nano_branch.safetensors", adapter.sizes)
-        adapter.use(trained)
-    training = Training(adapter, run, rate=options.rate, warmup=50, decay_steps=4000, is_orthogonal=asked.muon)
-    codec = Codec(asked.autoencoder, run.device)
-    films, _ = shelves(codec, asked)
-    note = {"mirage.autoencoder": codec.stamp, "mirage.trained_with": json.dumps(asdict(options))}
-    stated = adapter.stated(usable(films, options.recipe))
-    train(adapter, films, training, show=lambda: _averaged_adapter(training, adapter, stated, note))
+        adapter.use(load_branch(branch, adapter.sizes))
+    fixed = {"autoencoder": codec.stamp, "--layout": asked.layout, "--cell-rule": asked.cell_rule}
+    training = Training(
+        adapter, run, rate=options.rate, warmup=50, decay_steps=4000, is_orthogonal=asked.muon, fixed=fixed
+    )
+    measured = held_out_batches(usable(films.held_out, options.recipe), options) if films.held_out else []
+    stated = adapter.stated(shown)
+
+    def measure() -> dict[str, float]:
+        with training.averaging():
+            return {"held_out": held_out_loss(adapter, measured, device=run.device)}
+
+    def show() -> None:
+        note = note_of(run, encoder=codec.stamp, options=options, worlds=films.worlds)
+        with training.averaging():
+            _write_adapter(run.folder / f"nano_{options.stage}.safetensors", adapter, stated, note)
+
+    train(adapter, shown, training, measure=measure if measured else None, show=show)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import torch
 
 from .adapter_files import load_branch, load_lora
 from .adapter_flight import Flown, Pilot, Way, fly
+from .encoders import check_encoders
 from .nano import load_base
 from .nano_films import Codec
 from .nano_words import WordTable
@@ -35,19 +36,21 @@ class Crew:
     ) -> Crew:
         """Load what is there.
 
-        Raises FileNotFoundError without autoencoder or base, ValueError for files that do not belong together.
+        Raises FileNotFoundError without autoencoder or base, ValueError for files that do not belong together: of
+        another model, or of another encoder.
         """
+        codec = Codec(autoencoder, device)
+        adapters = [path for path in (branch, lora) if path is not None and path.is_file()]
+        check_encoders(codec, base, *adapters)
         model, words = load_base(base)
-        model, files = model.to(device).requires_grad_(False), [autoencoder, base]
+        model, files = model.to(device).requires_grad_(False), [autoencoder, base, *adapters]
         side, low = None, None
-        if branch is not None and branch.is_file():
+        if branch is not None and branch in adapters:
             side = load_branch(branch, model.sizes).to(device).requires_grad_(False)
-            files.append(branch)
-        if lora is not None and lora.is_file():
+        if lora is not None and lora in adapters:
             low = load_lora(lora, model).to(device).requires_grad_(False)
-            files.append(lora)
         stamp = sha256(b"".join(sha256(path.read_bytes()).digest() for path in files)).hexdigest()[:12]
-        return Crew(model, words, Codec(autoencoder, device), side, low, stamp)
+        return Crew(model, words, codec, side, low, stamp)
 
     def fly(
         self, way: Way, frames: Frames, words: tuple[str, ...], *, seed: int, steps: int = 8, has_lora: bool = True

@@ -70,14 +70,14 @@ class Example:
     """One segment with its company, or a batch of them (then every tensor has a leading axis, texts one entry each).
 
     target: [channels frames rows columns].  context: [branch_channels frames rows columns] of target and preceding.
-    references, preceding: [channels n rows columns] or None.  texts: the words of each.
+    references, preceding: [channels n rows columns] or None.  texts: the words of each, None where they are left out.
     """
 
     target: torch.Tensor
     context: torch.Tensor
     references: torch.Tensor | None
     preceding: torch.Tensor | None
-    texts: tuple[tuple[str, ...], ...]
+    texts: tuple[tuple[str, ...] | None, ...]
 
     def to(self, device: torch.device | str) -> Example:
         moved = [None if one is None else one.to(device) for one in self.tensors]
@@ -137,7 +137,7 @@ def example_of(film: Film, random: Random, recipe: Recipe, *, references: int, p
     if references:
         at = _references(film, memory, random, start=start, preceding=preceding, count=references)
         chosen = past[:, at]
-    text = () if random.random() < recipe.text_loss else film.words
+    text = None if random.random() < recipe.text_loss else film.words
     context = branch_context(view.latents, view.is_covered, recipe.layout)
     return Example(film.latents[:, targets], context, chosen, before, (text,))
 

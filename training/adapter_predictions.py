@@ -19,7 +19,7 @@ import torch
 from .adapter_crew import Crew
 from .adapter_flight import Way
 from .clip_pool import clip_files, read_clip
-from .nano import add_film_arguments
+from .film_sources import add_film_arguments
 from .nano_films import Film, FilmShelf
 
 

@@ -1,7 +1,7 @@
 """Train the nano base: a Wan2.2-TI2V of a few million parameters that films procedural worlds from a first frame.
 
     python -m training.clip_pool output/nano/flights --worlds 120 --flights 1 --frames 97 --movers 2 --size 192
-    python -m training.nano --autoencoder output/nano/autoencoder_final.safetensors --minutes 60
+    python -m training.nano --minutes 60
 
 The next run goes on where this one stopped. The folder then holds nano_base.safetensors, which the host's Load
 Diffusion Model reads, the loss as a plot, and pictures of what the model films.
@@ -13,7 +13,7 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
@@ -25,15 +25,16 @@ from torch import nn
 
 from mirage_core.scene_words import scene_words_in
 
-from .clip_pool import clip_files
-from .nano_films import Codec, Film, FilmShelf, own_clips
+from .film_sources import add_film_arguments, films_of
+from .nano_films import Codec, Film
 from .nano_sampling import flow_loss, sampled
 from .nano_words import WordTable
+from .notes import note_of
 from .run import Training, add_arguments, add_optimizer_argument, asked_run, write_weights
 from .wan import Wan, WanSizes, initialised
 
 SEGMENT = 9  # latent frames
-_HELD_OUT_EVERY = 50  # steps
+_REPORT_EVERY = 50  # steps
 
 
 @dataclass(frozen=True)
@@ -132,70 +133,23 @@ def film_first_segments(model: Wan, words: WordTable, films: Sequence[Film], *, 
     return made
 
 
-def _shown(training: Training, nano: Nano, codec: Codec, films: Sequence[Film], note: dict[str, str]) -> None:
-    """Save the base as it is now, and a picture: the truth above what the base makes of its first frame."""
-    folder = training.run.folder
-    save_base(folder / "nano_base.safetensors", training.averaged(), nano, note)
-    if not films:
-        return
-    model, words = load_base(folder / "nano_base.safetensors")
-    films = films[:3]
+def _filmed(path: Path, nano: Nano, codec: Codec, films: Sequence[Film]) -> None:
+    """A picture: the truth above what the base as it is makes of its first frame."""
     rows = []
-    for film, made in zip(films, film_first_segments(model.to(training.run.device), words, films), strict=True):
+    for film, made in zip(films, film_first_segments(nano.model, nano.words, films), strict=True):
         rows += [codec.decode(film.latents[:, :SEGMENT]), codec.decode(made)]
-    picture_rows(folder / "filmed.png", rows)
+    picture_rows(path, rows)
 
 
-def train(nano: Nano, films: Sequence[Film], training: Training, *, held_out: Sequence[Film], show) -> None:
-    """Go on until the run's time or steps are used up."""
+def train(nano: Nano, films: Sequence[Film], training: Training, *, measure=None, show=None) -> None:
+    """Go on until the run's time or steps are used up. measure, show: see Training.steps."""
     run, options = training.run, nano.options
     # Resumed, the random numbers go on from another place: no window is seen twice in the same noise.
     random = Random(f"{options.seed} {run.step}")
-    for step in training.steps(show=show):
-        figures = {}
-        if held_out and step % _HELD_OUT_EVERY == 0:
-            with torch.no_grad():
-                figures["held_out"] = float(nano.loss(held_out, Random("held out"), device=run.device))
-        training.descend(nano.loss(films, random, device=run.device), figures)
-        if step % _HELD_OUT_EVERY == 0:
+    for step in training.steps(measure=measure, show=show):
+        training.descend(nano.loss(films, random, device=run.device), {})
+        if step % _REPORT_EVERY == 0:
             print(f"step {step}: {json.dumps(run.log[-1])} after {run.seconds / 60:.1f} minutes", flush=True)
-
-
-def shelves(codec: Codec, asked: argparse.Namespace) -> tuple[list[Film], list[Film]]:
-    """Films to train on and films to measure with, encoded where they are not yet.
-
-    asked: with the arguments of add_film_arguments(). Films of one autoencoder lie in a folder of their own.
-    Raises ValueError without any clip.
-    """
-    folder: Path = asked.films
-    if asked.own_clips is None:
-        shelf = FilmShelf(folder / codec.stamp, is_mirrored=asked.mirror)
-        clips = [clip for one in asked.clips for clip in clip_files(one)]
-    else:
-        size, frames = (asked.own_size[0], asked.own_size[1]), asked.own_frames
-        clips = own_clips(asked.own_clips, folder, image_size=size, frames=frames)
-        shelf = FilmShelf(folder / codec.stamp / "own", is_mirrored=asked.mirror)
-    for index, path in enumerate(shelf.fill(codec, clips)):
-        if index % 20 == 0:
-            print(f"{path.name}, {index + 1} of {len(clips) * (1 + asked.mirror)} films", flush=True)
-    measured = FilmShelf(folder / codec.stamp / "held_out", is_held_out=True)
-    found = clip_files(asked.held_out_clips) if asked.held_out_clips is not None else []
-    list(measured.fill(codec, found))
-    films = shelf.films()
-    print(f"{len(films)} films to train on, {len(found)} to measure with", flush=True)
-    return films, [film for film in measured.films() if len(film) >= SEGMENT] if found else []
-
-
-def add_film_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where films come from, the same for the base and the adapter."""
-    parser.add_argument("--autoencoder", type=Path, default=Path("output/nano/autoencoder_final.safetensors"))
-    parser.add_argument("--clips", type=Path, nargs="+", default=[Path("output/nano/flights")], help="all of one size")
-    parser.add_argument("--held-out-clips", type=Path, help="of worlds that are only measured; default none")
-    parser.add_argument("--mirror", action="store_true", help="show every clip also as a mirror shows it")
-    parser.add_argument("--films", type=Path, default=Path("output/nano/latents"), help="of the encoded clips")
-    parser.add_argument("--own-clips", type=Path, help="clips of your own instead: folders as training/clips.py reads")
-    parser.add_argument("--own-size", type=int, nargs=2, default=[704, 1280], help="height and width to cut them to")
-    parser.add_argument("--own-frames", type=int, default=97, help="frames per film, 4n+1; longer ones are cut up")
 
 
 def main() -> None:
@@ -209,14 +163,27 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     asked = parser.parse_args()
     run = asked_run(asked)
+    codec = Codec(asked.autoencoder, run.device)
+    films = films_of(codec, asked)
+    held_out = [film for film in films.held_out if len(film) >= SEGMENT]
     sizes = WanSizes(dim=asked.dim, ffn_dim=4 * asked.dim, heads=max(1, asked.dim // 128), layers=asked.layers)
     nano = Nano(NanoOptions(sizes, batch=asked.batch, rate=asked.rate))
-    training = Training(nano, run, rate=asked.rate, warmup=50, decay_steps=4000, is_orthogonal=asked.muon)
-    codec = Codec(asked.autoencoder, run.device)
-    films, held_out = shelves(codec, asked)
-    note = {"mirage.autoencoder": codec.stamp, "mirage.trained_with": json.dumps(asdict(nano.options))}
-    shown = held_out or films
-    train(nano, films, training, held_out=held_out, show=lambda: _shown(training, nano, codec, shown, note))
+    training = Training(
+        nano, run, rate=asked.rate, warmup=50, decay_steps=4000, is_orthogonal=asked.muon,
+        fixed={"autoencoder": codec.stamp},
+    )  # fmt: skip
+
+    def measure() -> dict[str, float]:
+        with training.averaging(), torch.no_grad():
+            return {"held_out": float(nano.loss(held_out, Random("held out"), device=run.device))}
+
+    def show() -> None:
+        note = note_of(run, encoder=codec.stamp, options=nano.options, worlds=films.worlds)
+        with training.averaging():
+            save_base(run.folder / "nano_base.safetensors", nano.state_dict(), nano, note)
+            _filmed(run.folder / "filmed.png", nano, codec, (held_out or films.shown)[:3])
+
+    train(nano, films.shown, training, measure=measure if held_out else None, show=show)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from mirage_core.camera import Cameras
 from mirage_core.depth import latent_depth
 from mirage_core.latent_grid import WAN22
 from mirage_core.masks import latent_frame_mask, latent_mask
+from mirage_core.weights import read_header
 
 from .clip_pool import clip_files, clip_note, read_clip, write_clip
 from .clips import read_clips
@@ -35,11 +36,28 @@ class Codec:
     """An autoencoder's file in use. All latents are normalised [48 frames rows columns].
 
     stamp: tells encoders apart: latents of one mean nothing to the decoder of another.
+    is_of_nano_world: True for a file of training/autoencoder.py, which knows nothing but rendered worlds.
+
+    Raises FileNotFoundError without the file, ValueError for one that is no TAEHV of 48 channels.
     """
 
     def __init__(self, path: Path, device: torch.device | str = "cpu"):
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"There is no autoencoder at {path}. Train it (python -m training.autoencoder), or give another with "
+                "--autoencoder, such as workflows/nano/vae/mirage_nano_vae.safetensors."
+            )
+        self.path = path
+        self.is_of_nano_world = "steps" in read_header(path)[1]
         self.network = Autoencoder().to(device).requires_grad_(False).eval()
         tensors = load_file(path)
+        if {name: one.shape for name, one in tensors.items()} != {
+            name: one.shape for name, one in self.network.state_dict().items()
+        }:
+            raise ValueError(
+                f"{path.name} is no TAEHV autoencoder of 48 channels ({len(tensors)} tensors). Give one: Wan2.2's own "
+                "VAE is not read here, but a TAEHV of it is, lighttaew2_2.safetensors."
+            )
         self.network.load_state_dict({name: one.float() for name, one in tensors.items()})
         self.network.skip_idle()
         encoder = sorted(name for name in tensors if name.startswith("encoder."))
@@ -144,15 +162,19 @@ def words_of_clip(path: Path, frames: Frames, *, is_held_out: bool = False) -> t
 def own_clips(folder: Path, into: Path, *, image_size: tuple[int, int], frames: int) -> list[Path]:
     """Clips of one's own (clips.py: pictures or a video with cameras and depth) as files of the clip pool's format.
 
-    into: where they go; what is there already is not read again.
-    Raises ValueError when `folder` holds none.
+    into: where they go, in a folder of their own for every source, size and length; what is there is not read again.
+    Raises ValueError when `folder` holds none, or none that is so long.
     """
-    into = into / f"{folder.resolve().name}-{image_size[1]}x{image_size[0]}-{frames}"
+    source = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
+    into = into / f"{folder.resolve().name}-{source}-{image_size[1]}x{image_size[0]}-{frames}"
     if not into.is_dir():
         partial = into.with_name(f"{into.name}.{os.getpid()}.part")
         partial.mkdir(parents=True)
         for index, clip in enumerate(read_clips(folder, image_size=image_size, frames=frames)):
             write_clip(partial / f"own-{index:06d}.safetensors", clip, {"from": folder.name})
+        if not clip_files(partial):
+            partial.rmdir()
+            raise ValueError(f"All clips below {folder} are shorter than {frames} frames. Give a smaller --own-frames.")
         partial.rename(into)
     return clip_files(into)
 
@@ -190,26 +212,37 @@ class FilmShelf:
     def fill(self, codec: Codec, clips: Sequence[Path]) -> Iterator[Path]:
         """Encode what is missing, and yield each film's path when it is there.
 
-        Raises ValueError for a world that is held out.
+        Raises ValueError for a world that is held out, and for a film that was made of another clip of the same name.
         """
         for clip in clips:
-            paths = {False: self.folder / clip.name}
-            if self.is_mirrored:
-                paths[True] = self.folder / f"{clip.stem}-mirrored.safetensors"
-            missing = [one for one, path in paths.items() if not path.is_file()]
+            paths = self._paths_of(clip)
+            missing = [path for path in paths if not path.is_file()]
+            for path in paths:
+                if path not in missing:
+                    _refuse_other_clip(path, clip)
             if missing:
                 frames = read_clip(clip)
                 words = words_of_clip(clip, frames, is_held_out=self.is_held_out)
-                for one in missing:
-                    film_of(codec, mirrored(frames) if one else frames, words).save(paths[one])
-            yield from paths.values()
+                for path in missing:
+                    film_of(codec, frames if path.name == clip.name else mirrored(frames), words).save(path)
+            yield from paths
 
-    def films(self) -> list[Film]:
-        """All films that are there, in the order of their names.
+    def films(self, clips: Sequence[Path]) -> list[Film]:
+        """The films of these clips, whatever else the shelf holds. fill() has to have made them."""
+        return [Film.load(path) for path in dict.fromkeys(path for clip in clips for path in self._paths_of(clip))]
 
-        Raises ValueError for an empty shelf.
-        """
-        paths = sorted(self.folder.glob("*.safetensors"))
-        if not paths:
-            raise ValueError(f"There are no films in {self.folder}. Render clips first: python -m training.clip_pool.")
-        return [Film.load(path) for path in paths]
+    def _paths_of(self, clip: Path) -> list[Path]:
+        names = [clip.name, f"{clip.stem}-mirrored.safetensors"] if self.is_mirrored else [clip.name]
+        return [self.folder / name for name in names]
+
+
+def _refuse_other_clip(film: Path, clip: Path) -> None:
+    note = clip_note(clip)
+    with safe_open(film, framework="pt") as file:
+        size, frames = tuple(json.loads(file.metadata()["image_size"])), file.get_slice("latents").get_shape()[1]
+    if size != note.image_size or frames != WAN22.latent_frames(note.frames):
+        raise ValueError(
+            f"{film} was made of another {clip.name}, of {size[1]}x{size[0]} pixels and {frames} latent frames; the "
+            f"one in {clip.parent} has {note.frames} frames of {note.image_size[1]}x{note.image_size[0]}. Give another "
+            "--films."
+        )

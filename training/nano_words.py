@@ -30,10 +30,10 @@ class WordTable(nn.Module):
         vectors = torch.randn(1 + len(self.vocabulary), text_dim, generator=generator)
         self.vectors = nn.Parameter(vectors if words is None else words.vectors.clone())
 
-    def forward(self, texts: Sequence[Sequence[str]]) -> torch.Tensor:
-        """[batch SLOTS text_dim]. Raises ValueError for a word that is not in the vocabulary."""
+    def forward(self, texts: Sequence[Sequence[str] | None]) -> torch.Tensor:
+        """[batch SLOTS text_dim]; None says nothing, as no words do. Raises ValueError for an unknown word."""
         words = self.scene_words
-        return self.vectors[torch.tensor([words.rows(text) for text in texts], device=self.vectors.device)]
+        return self.vectors[torch.tensor([words.rows(text or ()) for text in texts], device=self.vectors.device)]
 
     @property
     def scene_words(self) -> SceneWords:

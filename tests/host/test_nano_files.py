@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from mirage_core.weights import Stated
-from training.adapter import AdapterOptions, adapter_of
 from training.adapter_files import load_branch, load_lora, save_branch, save_lora
+from training.adapter_model import AdapterOptions, adapter_of
 from training.nano import Nano, NanoOptions, load_base, save_base
 from training.ship import FILES, SHIPPED, ship
 from training.wan import WanSizes

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -14,16 +16,20 @@ from safetensors.torch import load_file, save_file
 from mirage_core.branch_files import branch_file
 from mirage_core.lora_files import lora_file
 from tests.training.flights import CELLS, film, frames
-from training.adapter import AdapterOptions, adapter_of, camera_range, train, usable
+from training import adapter as adapter_command
+from training.adapter import held_out_batches, held_out_loss, train, usable
 from training.adapter_crew import Crew
 from training.adapter_examples import Recipe, batch_of, example_of
 from training.adapter_files import load_branch, load_lora, save_branch, save_lora
 from training.adapter_flight import Pilot, Way, fly
+from training.adapter_model import AdapterOptions, adapter_of, camera_range
 from training.adapter_plan import plan
 from training.adapter_predictions import predict
 from training.clip_pool import write_clip
+from training.contexts import read_contexts
 from training.nano import Nano, NanoOptions, save_base
 from training.nano_films import Codec, FilmShelf
+from training.notes import note_of
 from training.run import Run, Training
 from training.stand_in.vae import stand_in_vae
 from training.wan import Wan, WanSizes, initialised
@@ -200,6 +206,63 @@ def test_a_real_bases_file_is_trained_with_a_text_of_its_own(tmp_path):
     assert not any(name.startswith("model.model.") for name in load_file(training.checkpoint))
 
 
+def test_own_clips_are_told_the_text_and_some_examples_the_empty_one(base, tmp_path):
+    own = replace(film(), words=())
+    context, empty = torch.randn(7, 16), torch.randn(3, 16)
+    save_file({"context": context, "empty": empty}, tmp_path / "text.safetensors")
+    texts = read_contexts(tmp_path / "text.safetensors", 16)
+    told = batch_of([own], Random(0), PURE, size=2)
+    assert torch.equal(texts(told.texts), context.expand(2, 7, 16))
+    left_out = batch_of([own], Random(0), replace(PURE, text_loss=1), size=2)
+    assert (
+        torch.equal(texts(left_out.texts)[:, :3], empty.expand(2, 3, 16)) and (texts(left_out.texts)[:, 3:] == 0).all()
+    )
+    save_file({"context": context}, tmp_path / "text.safetensors")
+    assert (read_contexts(tmp_path / "text.safetensors", 16)(left_out.texts) == 0).all(), "without an empty text: zeros"
+
+
+@pytest.mark.parametrize("tensors", [{"cond": torch.zeros(7, 16)}, {"context": torch.zeros(7, 4096)}])
+def test_a_text_that_the_base_cannot_read_is_refused(tensors, tmp_path):
+    save_file(tensors, tmp_path / "text.safetensors")
+    with pytest.raises(ValueError, match=r"training\.encode_text"):
+        read_contexts(tmp_path / "text.safetensors", 16)
+
+
+def test_films_without_depth_are_refused_or_left_out():
+    blind = replace(film(), depth=torch.zeros_like(film().depth), is_static=torch.zeros_like(film().is_static))
+    with pytest.raises(ValueError, match=r"None of 2 films has depth .* Put depth/ beside"):
+        usable([blind, blind], Recipe())
+    assert len(usable([blind, film()], Recipe())) == 1
+
+
+def test_the_held_out_loss_is_the_same_whenever_it_is_asked_for(base, tmp_path):
+    adapter, _ = started(base, tmp_path, OPTIONS, steps=1)
+    batches = held_out_batches([film()], OPTIONS)
+    assert sum(len(one.target) for one in batches) == 32
+    assert held_out_loss(adapter, batches[:2], device=CPU) == held_out_loss(adapter, batches[:2], device=CPU)
+
+
+def test_a_note_says_what_a_training_was(tmp_path):
+    run = Run(tmp_path, 10, CPU, step=40, seconds=150, skipped=2)
+    run.log = [{"step": 38, "loss": 1.0, "held_out": 0.625}, {"step": 39, "loss": 1.0}]
+    note = note_of(run, encoder="0123456789ab", options=OPTIONS, worlds="1-3")
+    assert json.loads(note.pop("mirage.trained_with"))["rank"] == 4
+    assert note == {
+        "mirage.autoencoder": "0123456789ab", "steps": "40", "minutes": "2", "skipped_steps": "2", "seed": "0",
+        "worlds": "1-3", "held_out_loss": "0.625",
+    }  # fmt: skip
+
+
+def test_the_plan_of_a_5b_fits_one_large_card_without_further_options(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["x", "--plan", "--base", "none"])
+    adapter_command.main()
+    branch, lora = capsys.readouterr().out.split("\n\n")
+    for told in (branch, lora):
+        needed = float(re.search(r"([\d.]+) GiB of GPU memory", told)[1])
+        assert 20 < needed < 80 and "10,000 steps of batch 1 take" in told and "GiB of disk for the checkpoint" in told
+    assert branch.startswith("branch: ") and lora.startswith("lora: ")
+
+
 def test_a_plan_for_the_real_model_counts_its_parameters_and_fits_one_large_card():
     real = WanSizes(dim=3072, ffn_dim=14336, heads=24, layers=30, text_dim=4096)
     settings = {"channels": 49, "rank": 64, "size": (44, 80), "batch": 1}
@@ -258,7 +321,7 @@ def test_predicted_latents_are_made_once_and_then_remembered_instead_of_the_true
     list(shelf.fill(crew.codec, [clip]))
     assert len(list(predict(crew, shelf, [clip], steps=1))) == 1
     assert list(predict(crew, shelf, [clip], steps=1)) == []
-    (film,) = shelf.films()
+    (film,) = shelf.films([clip])
     assert film.predicted is not None and film.predicted.shape == film.latents.shape
     assert torch.allclose(film.predicted[:, 0], film.latents[:, 0], atol=1e-2)
     example = example_of(film, Random(0), replace(PURE, model_rate=1, view_loss=1), references=1, preceding=0)

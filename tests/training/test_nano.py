@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from random import Random
 
@@ -13,6 +14,7 @@ from mirage_core.camera import unproject_cells
 from mirage_core.latent_grid import LatentGrid
 from tests.training.flights import frames
 from training.clip_pool import read_clip, write_clip
+from training.film_sources import add_film_arguments, films_of, ranges
 from training.nano import Nano, NanoOptions, film_first_segments, load_base, picture_rows, save_base, train
 from training.nano_films import Codec, Film, FilmShelf, mirrored, own_clips
 from training.nano_sampling import flow_loss, noise_levels, sampled
@@ -55,7 +57,7 @@ def clip(tmp_path_factory) -> Path:
 def films(codec, clip, tmp_path_factory) -> list[Film]:
     shelf = FilmShelf(tmp_path_factory.mktemp("films"))
     list(shelf.fill(codec, [clip]))
-    return shelf.films()
+    return shelf.films([clip])
 
 
 def started(folder: Path, *, steps: int) -> tuple[Nano, Training]:
@@ -101,7 +103,7 @@ def test_a_mirrored_clip_shows_the_mirrored_world(clip):
 def test_a_mirrored_shelf_has_every_film_twice(codec, clip, tmp_path):
     shelf = FilmShelf(tmp_path, is_mirrored=True)
     assert [path.stem for path in shelf.fill(codec, [clip])] == [clip.stem, f"{clip.stem}-mirrored"]
-    film, other = shelf.films()
+    film, other = shelf.films([clip])
     assert other.words == film.words and not torch.equal(other.latents, film.latents)
     same = (other.depth.flip(2) - film.depth).abs() <= 1e-4 * film.depth
     assert same.float().mean() > 0.95, "cells whose pixels lie in mirrored order may pick another one of a tie"
@@ -120,16 +122,68 @@ def test_clips_of_ones_own_become_films_without_words(codec, tmp_path):
     found = own_clips(tmp_path / "mine", tmp_path / "films", image_size=(32, 48), frames=5)
     assert len(found) == 2, "13 frames are two clips of 5; the rest is dropped"
     list((shelf := FilmShelf(tmp_path / "shelf")).fill(codec, found))
-    film = shelf.films()[0]
+    film = shelf.films(found)[0]
     assert film.latents.shape == (48, 2, 2, 3) and film.words == () and (film.depth > 0).any()
     before = found[0].stat().st_mtime_ns
     assert own_clips(tmp_path / "mine", tmp_path / "films", image_size=(32, 48), frames=5) == found
     assert found[0].stat().st_mtime_ns == before
 
 
-def test_an_empty_shelf_says_how_to_fill_it(tmp_path):
-    with pytest.raises(ValueError, match="clip_pool"):
-        FilmShelf(tmp_path).films()
+def asked(tmp_path: Path, *arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_film_arguments(parser)
+    return parser.parse_args(["--films", str(tmp_path / "films"), *arguments])
+
+
+def test_an_empty_pool_says_how_to_fill_it(codec, tmp_path):
+    with pytest.raises(ValueError, match=r"training\.clip_pool .*flights --flights 1 --frames 97"):
+        films_of(codec, asked(tmp_path, "--clips", str(tmp_path / "flights")))
+
+
+def test_own_clips_of_two_folders_or_sizes_are_films_of_their_own(codec, tmp_path):
+    for place in ("one", "other"):
+        export_film(tmp_path / place / "mine", frames(5, seed=len(place)))
+    found = {}
+    for place, size in (("one", 32), ("other", 32), ("other", 48)):
+        arguments = ["--own-clips", str(tmp_path / place / "mine"), "--own-size", str(size), "64", "--own-frames", "5"]
+        (film,) = films_of(codec, asked(tmp_path, *arguments)).shown
+        found[place, size] = film
+    assert not torch.equal(found["one", 32].latents, found["other", 32].latents)
+    assert found["other", 48].latents.shape == (48, 2, 3, 4)
+    with pytest.raises(ValueError, match="Give a smaller --own-frames"):
+        films_of(codec, asked(tmp_path, "--own-clips", str(tmp_path / "one" / "mine"), "--own-size", "32", "64"))
+
+
+def test_only_films_of_the_asked_clips_are_taken(codec, clip, tmp_path):
+    other = tmp_path / "more"
+    other.mkdir()
+    write_clip(other / "own-1.safetensors", read_clip(clip)[:5], {})
+    everything = ["--clips", str(clip.parent), str(other), "--mirror"]
+    all_films = films_of(codec, asked(tmp_path, *everything))
+    assert len(all_films.shown) == 4 and all_films.worlds == "2"
+    one = films_of(codec, asked(tmp_path, "--clips", str(other)))
+    assert [len(film) for film in one.shown] == [2] and one.worlds == ""
+
+
+def test_a_film_of_another_clip_of_the_same_name_is_not_taken_for_it(codec, clip, tmp_path):
+    other = tmp_path / clip.name
+    write_clip(other, read_clip(clip)[:5], {})
+    shelf = FilmShelf(tmp_path / "films")
+    list(shelf.fill(codec, [clip]))
+    with pytest.raises(ValueError, match=r"13 latent frames; .* has 5 frames of 64x64\. Give another --films"):
+        list(shelf.fill(codec, [other]))
+
+
+def test_seeds_are_told_in_short():
+    assert ranges([1, 2, 3, 7, 9, 10]) == "1-3, 7, 9-10"
+
+
+def test_a_file_that_is_no_autoencoder_is_refused_with_what_to_give(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"training\.autoencoder"):
+        Codec(tmp_path / "none.safetensors")
+    save_file({"decoder.conv1.weight": torch.zeros(3)}, tmp_path / "wan22_vae.safetensors")
+    with pytest.raises(ValueError, match="lighttaew2_2"):
+        Codec(tmp_path / "wan22_vae.safetensors")
 
 
 def test_steps_lower_the_loss_and_a_run_that_was_cut_off_goes_on(films, tmp_path):
@@ -144,7 +198,7 @@ def test_steps_lower_the_loss_and_a_run_that_was_cut_off_goes_on(films, tmp_path
             break  # as if killed: what came after the checkpoint is lost
     nano, training = started(tmp_path, steps=40)
     assert training.run.step == 20
-    train(nano, films, training, held_out=films, show=None)
+    train(nano, films, training)
     assert training.run.step == 40 and (tmp_path / "loss.png").is_file()
     assert held_out_loss(nano, films) < 0.9 * before
 
