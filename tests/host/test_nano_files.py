@@ -102,6 +102,6 @@ def test_the_shipped_files_are_small_and_are_those_of_their_figures():
 
 
 def test_shipping_without_a_stage_writes_nothing(tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"nano_vae\.safetensors\. Train that stage first"):
         ship(tmp_path, tmp_path / "shipped")
     assert not (tmp_path / "shipped").exists()

@@ -1,4 +1,7 @@
-"""The nano world's autoencoder and depth model: the host loads their files and finds what plain torch finds."""
+"""The nano world's autoencoder and depth model: the host loads their files and finds what plain torch finds.
+
+Once with random weights, in which every layer matters, and once with those that are shipped.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,16 @@ import importlib
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from training.autoencoder import export
 from training.moge import MoGe
 from training.run import Run, Training
+from training.ship import FILES, SHIPPED
 from training.stand_in.vae import LATENTS_MEAN, LATENTS_STD
 from training.taehv import Autoencoder
+
+SHIPPED_VAE, SHIPPED_DEPTH = FILES["autoencoder/nano_vae.safetensors"], FILES["depth/nano_depth.safetensors"]
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +32,19 @@ def autoencoder() -> Autoencoder:
     return made
 
 
+@pytest.fixture(scope="module", params=["random", "shipped"])
+def trained(request, autoencoder) -> Autoencoder:
+    if request.param == "random":
+        return autoencoder
+    made = Autoencoder().eval()
+    made.load_state_dict({name: one.float() for name, one in load_file(SHIPPED / SHIPPED_VAE).items()})
+    return made
+
+
 @pytest.fixture
-def hosts_autoencoder(host, autoencoder):
+def hosts_autoencoder(host, trained):
     """The host's own class with the same weights, as its VAELoader makes it."""
-    return host.comfy.sd.VAE(sd=dict(autoencoder.state_dict())).first_stage_model.float()
+    return host.comfy.sd.VAE(sd=dict(trained.state_dict())).first_stage_model.float()
 
 
 @pytest.fixture
@@ -37,18 +53,18 @@ def hosts_moge(host):
 
 
 @torch.no_grad()
-def test_host_decodes_the_same_pictures(autoencoder, hosts_autoencoder):
+def test_host_decodes_the_same_pictures(trained, hosts_autoencoder):
     latents = torch.randn(1, 3, 48, 4, 6)
-    raw = (latents * autoencoder.std + autoencoder.mean).movedim(2, 1)
-    assert (hosts_autoencoder.decode(raw).movedim(1, 2) - autoencoder.decode(latents)).abs().max() < 1e-4
+    raw = (latents * trained.std + trained.mean).movedim(2, 1)
+    assert (hosts_autoencoder.decode(raw).movedim(1, 2) - trained.decode(latents)).abs().max() < 1e-4
 
 
 @torch.no_grad()
-def test_host_encodes_a_first_frame_to_the_same_latent(autoencoder, hosts_autoencoder):
+def test_host_encodes_a_first_frame_to_the_same_latent(trained, hosts_autoencoder):
     frames = torch.rand(1, 9, 3, 64, 96)
     raw = hosts_autoencoder.encode(frames[:, :1].movedim(2, 1)).movedim(1, 2)
-    latents = autoencoder.encode(frames)
-    assert ((raw - autoencoder.mean) / autoencoder.std - latents[:, :1]).abs().max() < 1e-4
+    latents = trained.encode(frames)
+    assert ((raw - trained.mean) / trained.std - latents[:, :1]).abs().max() < 1e-4
     assert latents.shape == (1, 3, 48, 4, 6)
 
 
@@ -67,11 +83,14 @@ def test_the_trainers_file_is_a_vae_of_48_channels_to_the_host(host, tmp_path):
 
 
 @torch.no_grad()
-def test_host_finds_the_same_points_and_mask(hosts_moge):
+@pytest.mark.parametrize("weights", ["random", "shipped"])
+def test_host_finds_the_same_points_and_mask(hosts_moge, weights):
     torch.manual_seed(1)
     model = MoGe().eval()
+    if weights == "shipped":
+        model.load_state_dict({name: one.float() for name, one in load_file(SHIPPED / SHIPPED_DEPTH).items()})
     for one in model.parameters():
-        if one.ndim > 1:
+        if one.ndim > 1 and weights == "random":
             one.add_(torch.randn_like(one) * 0.02)
     theirs = hosts_moge.build_from_state_dict(dict(model.state_dict()), dtype=torch.float32, device="cpu").eval()
     pictures = torch.rand(1, 3, 48, 80)
