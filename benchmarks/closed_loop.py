@@ -30,14 +30,16 @@ from training.nano_words import words_of
 from training.worlds import FIRST_HELD_OUT, Frames, World, random_flight
 
 from .closed_loop_plot import write_bars
+from .nano_crew import add_crew_arguments, asked_crew
 from .reporting import machine, print_table, save_results
 
 FRAMES = 97  # three segments: the return is in the third
+_FIGURES = 2  # raise it when figures() or a way changes: what was flown before is then flown again
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of the table. needs: which of branch and lora it cannot do without; has_lora: the LoRA acts."""
+    """One row of the table. needs: which of branch, lora and depth_model it cannot do without; has_lora: it acts."""
 
     name: str
     way: Way
@@ -50,6 +52,7 @@ class Variant:
 
 _BEST = Way()
 _PULLED = "the same, pulled to the view"
+_SEEN = replace(_BEST, depth="model", is_aligned=True)
 _BURNT, _PULLED_BURNT = "without the static mask", "without the static mask, pulled"
 VARIANTS = (
     Variant("no memory", Way("none", has_branch=False)),
@@ -64,6 +67,8 @@ VARIANTS = (
     Variant("release's integer cells", replace(_BEST, cell_rule="corner"), ("branch", "lora")),
     Variant("2 % depth noise, not aligned", replace(_BEST, depth_noise=0.02), ("branch", "lora")),
     Variant("2 % depth noise, aligned", replace(_BEST, depth_noise=0.02, is_aligned=True), ("branch", "lora")),
+    Variant("nano depth, aligned", _SEEN, ("branch", "lora", "depth_model")),
+    Variant("nano depth, aligned, pulled", replace(_SEEN, guidance=0.9), ("branch", "lora", "depth_model")),
 )
 
 
@@ -80,6 +85,8 @@ def held_out_flight(folder: Path, number: int, *, size: int) -> tuple[Frames, tu
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         flight = random_flight(world, 0, frames=FRAMES, image_size=(size, size), fov_degrees=75, name="out_and_back")
+        if flight.name != "out_and_back":
+            raise ValueError(f"World {seed} is too narrow to fly out and back in. Take another held-out seed for it.")
         write_clip(path, world.render(flight.cameras, flight.times, supersampling=2), {"flight": flight.name})
     frames = read_clip(path)
     return frames, words_of(world, has_movers=bool(frames.is_mover.any()))
@@ -119,7 +126,7 @@ def ceiling(codec: Codec, frames: Frames) -> dict[str, float]:
 
 def flights(crew: Crew, asked: argparse.Namespace) -> Iterator[dict]:
     """One entry per variant, world and seed, written down as it is flown; those in the log are not flown again."""
-    log = asked.out / f"closed_loop_{crew.stamp}_{asked.size}_{asked.steps}.jsonl"
+    log = asked.out / f"closed_loop_{crew.stamp}_{asked.size}_{asked.steps}_{_FIGURES}.jsonl"
     asked.out.mkdir(parents=True, exist_ok=True)
     done = _whole_entries(log, worlds=asked.worlds, seeds=asked.seeds)
     yield from done
@@ -216,9 +223,9 @@ def verdict(entries: Sequence[dict]) -> str:
 def _removed(entries: Sequence[dict], masked: str, burnt: str) -> str:
     """How much less of the movers of the first picture is left in the last: of all of it, and of what is more than in
     a film without memory, where no ghost can be and blur alone may have a mover's colour."""
-    with_mask, without, floor = (
-        sum(_by_world(entries, name, "ghost_energy").values()) for name in (masked, burnt, "no memory")
-    )
+    found = [_by_world(entries, name, "ghost_energy") for name in (masked, burnt, "no memory")]
+    shared = set.intersection(*map(set, found))
+    with_mask, without, floor = (sum(one[world] for world in shared) for one in found)
     if not without > floor:
         return "no ghosts"
     more = 1 - (with_mask - floor) / (without - floor)
@@ -229,16 +236,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.closed_loop", description=(__doc__ or "").split("\n")[0]
     )
-    nano = Path("output/nano")
     parser.add_argument("--worlds", type=int, default=12)
     parser.add_argument("--first-world", type=int, default=0, help="with --every: this process's share of the worlds")
     parser.add_argument("--every", type=int, default=1, help="fly every n-th world only; a last run makes the table")
     parser.add_argument("--seeds", type=int, default=2, help="noises per world")
-    parser.add_argument("--autoencoder", type=Path, default=nano / "autoencoder_final.safetensors")
-    parser.add_argument("--base", type=Path, default=nano / "base/nano_base.safetensors")
-    parser.add_argument("--branch", type=Path, default=nano / "adapter/branch/nano_branch.safetensors")
-    parser.add_argument("--lora", type=Path, default=nano / "adapter/lora/nano_lora.safetensors")
-    parser.add_argument("--out", type=Path, default=nano / "closed_loop", help="of flights, log and plot")
+    add_crew_arguments(parser)
+    parser.add_argument("--out", type=Path, default=Path("output/nano/closed_loop"), help="of flights, log and plot")
     parser.add_argument("--size", type=int, default=192, help="width and height in pixels")
     parser.add_argument("--steps", type=int, default=8, help="of sampling")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -246,8 +249,8 @@ def main() -> None:
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/closed_loop.*")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    crew = Crew.of(asked.autoencoder, asked.base, asked.branch, asked.lora, device=asked.device)
-    missing = [name for name in ("branch", "lora") if getattr(crew, name) is None]
+    crew = asked_crew(asked)
+    missing = [name for name in ("branch", "lora", "depth_model") if getattr(crew, name) is None]
     print(f"base {asked.base}, autoencoder {asked.autoencoder}, stamp {crew.stamp}; missing: {missing or 'nothing'}")
     entries = list(flights(crew, asked))
     title = (

@@ -8,15 +8,14 @@ Turns once around in a held-out room. Per segment: read-out, references, samplin
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import torch
 
-from training.adapter_crew import Crew
 from training.adapter_flight import Way
 from training.nano_words import words_of
 from training.worlds import FIRST_HELD_OUT, World, random_flight
 
+from .nano_crew import add_crew_arguments, asked_crew
 from .reporting import machine, print_table, save_results
 
 
@@ -24,20 +23,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.closed_loop_cost", description=(__doc__ or "").split("\n")[0]
     )
-    nano = Path("output/nano")
     parser.add_argument("--segments", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3, help="flights; the cheapest of each segment counts")
-    parser.add_argument("--autoencoder", type=Path, default=nano / "autoencoder_final.safetensors")
-    parser.add_argument("--base", type=Path, default=nano / "base/nano_base.safetensors")
-    parser.add_argument("--branch", type=Path, default=nano / "adapter/branch/nano_branch.safetensors")
-    parser.add_argument("--lora", type=Path, default=nano / "adapter/lora/nano_lora.safetensors")
+    add_crew_arguments(parser)
     parser.add_argument("--size", type=int, default=192)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/closed_loop_cost.*")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    crew = Crew.of(asked.autoencoder, asked.base, asked.branch, asked.lora, device=asked.device)
+    crew = asked_crew(asked)
     world = World.room(FIRST_HELD_OUT + 900)
     flight = random_flight(
         world,

@@ -1,4 +1,4 @@
-"""A whole flight without a host: what the nodes do segment by segment, with exact depth and masks of a world.
+"""A whole flight without a host: what the nodes do segment by segment, with depth and masks of a world, or a model's.
 
 For measuring (benchmarks/closed_loop.py) and for making the imperfect latents that an adapter is trained to live with.
 """
@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 from mirage_core.alignment import align_depth
-from mirage_core.camera import Cameras
+from mirage_core.camera import Cameras, fov_degrees
 from mirage_core.depth import latent_depth
 from mirage_core.fusion import fused
 from mirage_core.latent_grid import WAN22, CellRule, LatentGrid
@@ -26,6 +26,8 @@ from mirage_core.segments import Segment
 from mirage_core.side_branch import Layout, branch_context
 from mirage_core.zbuffer import MemoryView
 
+from .moge import MoGe
+from .moge_depth import seen_depth
 from .nano_films import Codec
 from .nano_sampling import sampled
 from .wan_memory import WanWithMemory
@@ -41,8 +43,9 @@ class Way:
 
     memory: of latents, of colours, or none at all.  has_branch: the side branch, references and preceding frames act.
     guidance: strength of training-free guidance, in [0, 1].  is_masked: movers and sky stay out of the memory.
-    depth_noise: standard deviation of log depth, of each frame's scale and of wide patches.  is_aligned: new depth is
-    scaled to the memory.
+    depth: exact, or what the pilot's depth model sees in the film; movers are exact in both.
+    depth_noise: standard deviation of log depth, of each frame's scale and of wide patches, for exact depth.
+    is_aligned: new depth is scaled to the memory.
     """
 
     memory: Literal["latent", "rgb", "none"] = "latent"
@@ -50,6 +53,7 @@ class Way:
     guidance: float = 0.0
     is_masked: bool = True
     cell_rule: CellRule = "center"
+    depth: Literal["exact", "model"] = "exact"
     depth_noise: float = 0.0
     is_aligned: bool = False
     max_references: int = 4
@@ -62,6 +66,7 @@ class Pilot:
 
     text: [1 words text_dim].  guide_until: noise level above which guidance pulls. At 0 it does in all steps, which
     small models need: left alone in the last steps, they blur what the memory held.
+    depth_model: for ways with depth "model".
     """
 
     together: WanWithMemory
@@ -70,6 +75,7 @@ class Pilot:
     layout: Layout = "hole_mask"
     steps: int = 8
     guide_until: float = 0.0
+    depth_model: MoGe | None = None
 
 
 @dataclass(frozen=True)
@@ -95,9 +101,16 @@ def fly(pilot: Pilot, frames: Frames, way: Way, *, seed: int) -> Flown:
     first = pilot.codec.encode(frames.rgb[:1])
     memory = LatentMemory.empty(PIXELS if way.memory == "rgb" else grid)
     rollout = Rollout.started(memory, first, frames.cameras, grid=grid)
+    scale = 1.0
     if way.memory != "none":
-        start = Segment(0, range(1), 1, (0,))
-        memory = _written(rollout, first, frames.rgb[:1], truth.of_segment(start), way, rollout.cameras[:1], 0)
+        known = truth.of_segment(Segment(0, range(1), 1, (0,)))
+        if way.depth == "model":
+            exact, known = known, known.seen(pilot, frames.rgb[:1], rollout.cameras[:1])
+            # A film has the scale of its first depth; this path was made in that of the world.
+            is_seen = (known.depth > 0) & (exact.depth > 0)
+            scale = float((exact.depth / known.depth)[is_seen].median())
+            known = known.scaled(scale)
+        memory = _written(rollout, first, frames.rgb[:1], known, way, rollout.cameras[:1], 0)
         rollout = replace(rollout, memory=memory)
     covered, seconds = [torch.ones(1, *rollout.size, dtype=torch.bool)], []
     is_on_cpu = next(pilot.together.model.parameters()).device.type == "cpu"
@@ -109,13 +122,15 @@ def fly(pilot: Pilot, frames: Frames, way: Way, *, seed: int) -> Flown:
         seconds.append(clock() - begin)
         grown = rollout.memory
         if way.memory != "none":
-            known = truth.of_segment(segment).aligned(view, way)
-            pictures = _decoded(pilot, rollout, latents) if way.memory == "rgb" else None
-            cameras = rollout.cameras_of(segment)[_NEW]
+            known, cameras = truth.of_segment(segment), rollout.cameras_of(segment)
+            needs_pictures = way.memory == "rgb" or way.depth == "model"
+            pictures = _decoded(pilot, rollout, latents) if needs_pictures else None
+            if way.depth == "model":
+                known = known.seen(pilot, pictures, cameras).scaled(scale)
+            known = known.aligned(view, way).without_overlap()
+            pictures = None if pictures is None else pictures[_NEW]
             begin = clock()
-            grown = _written(
-                rollout, latents[:, _NEW], pictures, known.without_overlap(), way, cameras, rollout.film.shape[1]
-            )
+            grown = _written(rollout, latents[:, _NEW], pictures, known, way, cameras[_NEW], rollout.film.shape[1])
             seconds[-1] += clock() - begin
         covered.append(view.is_covered[_NEW])
         rollout = rollout.extended(latents, view, memory=grown)
@@ -155,6 +170,16 @@ class _Truth:
     def _at(self, index: list[int]) -> _Truth:
         return _Truth(self.depth[index], self.cells[index], self.is_static[index], self.is_static_cell[index])
 
+    def seen(self, pilot: Pilot, pictures: torch.Tensor | None, cameras: Cameras) -> _Truth:
+        """The same masks with the depth that the pilot's model sees in pictures [frames H W 3]."""
+        assert pilot.depth_model is not None and pictures is not None
+        fov = fov_degrees(cameras.intrinsics[0], cameras.image_size)
+        depth = seen_depth(pilot.depth_model, pictures, fov)
+        return replace(self, depth=depth, cells=latent_depth(depth, WAN22.size_of(cameras.image_size)))
+
+    def scaled(self, factor: float) -> _Truth:
+        return replace(self, depth=self.depth * factor, cells=self.cells * factor)
+
     def aligned(self, view: MemoryView, way: Way) -> _Truth:
         if not way.is_aligned:
             return self
@@ -193,10 +218,10 @@ def _seen(rollout: Rollout, segment: Segment, codec: Codec, way: Way) -> MemoryV
 
 
 def _decoded(pilot: Pilot, rollout: Rollout, latents: torch.Tensor) -> torch.Tensor:
-    """[frames H W 3] the newest pixel frame of each new latent frame, decoded behind what came before it."""
+    """[frames H W 3] the newest pixel frame of each latent frame, decoded behind what came before the segment."""
     before = rollout.film[:, -3:]
     pictures = pilot.codec.decode(torch.cat([before, latents[:, _NEW]], dim=1))
-    return pictures[:: WAN22.temporal_stride][before.shape[1] :]
+    return pictures[:: WAN22.temporal_stride][before.shape[1] - 1 :]
 
 
 def _filmed(pilot: Pilot, rollout: Rollout, view: MemoryView, way: Way, generator: torch.Generator) -> torch.Tensor:

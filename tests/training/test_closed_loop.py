@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from benchmarks import closed_loop
 from benchmarks.closed_loop_plot import write_bars
+from benchmarks.nano_crew import add_crew_arguments, asked_crew
 from tests.training.flights import frames
 from training.nano import Nano, NanoOptions, save_base
 from training.stand_in.vae import stand_in_vae
@@ -39,6 +40,13 @@ def test_gains_are_paired_by_world_and_seeds_are_averaged_first():
     assert rows[BEST]["over no memory dB"] == "5.50 ± 0.00"
     assert rows["the truth through the autoencoder"]["SSIM"] == "0.90"
     assert "rgb memory, branch" not in rows
+
+
+def test_by_default_the_shipped_models_fly_and_all_rows_can_be_flown():
+    parser = argparse.ArgumentParser()
+    add_crew_arguments(parser)
+    crew = asked_crew(argparse.Namespace(**vars(parser.parse_args([])), device="cpu"))
+    assert all(closed_loop.can_fly(crew, variant) for variant in closed_loop.VARIANTS)
 
 
 def test_the_verdict_tells_each_bar_with_its_number():
