@@ -7,9 +7,6 @@ Run: python -m benchmarks.there_and_back
 
 from __future__ import annotations
 
-import os
-import sys
-
 import torch
 
 from mirage_core.camera import Cameras, pinhole_intrinsics
@@ -23,12 +20,11 @@ from mirage_core.zbuffer import project
 from .clouds import walk
 from .reporting import print_table, save_results
 from .rgb_vs_latent import ROOM, seconds
+from .steady import keep_pages
 
 SEGMENTS = 10
 IMAGE_SIZE = (704, 1280)
 _READ_OUTS = 50  # timed per segment, of which the best counts
-# glibc gives freed pages back between some read-outs and fetches them again: by chance up to 0.5 ms per frame.
-_KEEP_PAGES = {"MALLOC_TRIM_THRESHOLD_": "2000000000", "MALLOC_MMAP_THRESHOLD_": "1000000000"}
 
 
 def cameras_there_and_back(frames: int, there: int) -> Cameras:
@@ -77,6 +73,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if any(name not in os.environ for name in _KEEP_PAGES):  # read when the process starts
-        os.execve(sys.executable, [sys.executable, "-m", "benchmarks.there_and_back"], {**os.environ, **_KEEP_PAGES})
+    keep_pages("benchmarks.there_and_back")
     main()
