@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,15 +13,20 @@ import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from benchmarks.small_vaes import narrow_taehv, small_wan22
+from benchmarks.small_vaes import narrow_taehv
+from host import film_fixtures
+from host.film_stage import SIZE, contents, counting, decoded, pixels, read, to_host, whole
 from training.stand_in import vae as stand_in
 
-ROOT = Path(__file__).resolve().parents[2]
+autoencoder = film_fixtures.autoencoder
+films = film_fixtures.films
+forks = film_fixtures.forks
+memory_of = film_fixtures.memory_of
+output = film_fixtures.output
+wan22 = film_fixtures.wan22
+write = film_fixtures.write
 KILLS = int(os.environ.get("MIRAGE_KILLS", "6"))
-SIZE = (32, 64)  # height, width in pixels
-NEW = 4  # latent frames per segment beside its overlap: small, for the time these tests take
 
 
 @pytest.fixture(scope="module")
@@ -33,116 +35,9 @@ def painter(host):
     return host.comfy.sd.VAE(sd=stand_in.stand_in_vae())
 
 
-@pytest.fixture(scope="module")
-def autoencoder(host):
-    """The host's TAEHV with a decoder of the same layers and random weights, but narrow and therefore quick."""
-    return narrow_taehv(seed=0)
-
-
-@pytest.fixture
-def output(host, tmp_path):
-    before = host.folder_paths.get_output_directory()
-    host.folder_paths.set_output_directory(str(tmp_path))
-    yield tmp_path / "mirage"
-    host.folder_paths.set_output_directory(before)
-
-
-@pytest.fixture(scope="module")
-def films(pack):
-    """The modules of the pack that these tests use."""
-    pack("write_film_nodes")
-    core = {name: sys.modules[f"mirage_pack.mirage_core.{name}"] for name in ("camera", "rollout", "memory", "film")}
-    return core | {name: pack(name) for name in ("write_film_nodes", "film_decoding", "film_mp4", "film_writing")}
-
-
-@pytest.fixture
-def memory_of(films):
-    """memory_of(3): a film of 3 segments whose colours drift, each from a seed of its own."""
-
-    def make(done: int, *, seeds=(1, 2, 3, 4, 5), planned: int = 4):
-        frames = 1 + 4 * NEW * planned
-        cameras = films["camera"].Cameras(
-            torch.eye(4, dtype=torch.float64).repeat(frames, 1, 1),
-            torch.tensor([[60.0, 0, 32], [0, 60, 16], [0, 0, 1]], dtype=torch.float64).repeat(frames, 1, 1),
-            SIZE,
-        )
-        latents = [drifting(0, 1)]
-        for index in range(done):
-            latents.append(drifting(seeds[index], NEW, start=latents[-1][:, -1:]))
-        empty = films["memory"].LatentMemory(films["rollout"].WAN22)
-        started = films["rollout"].Rollout.started(empty, latents[0], cameras, segment_frames=1 + 4 * NEW)
-        return replace(started, latents=tuple(latents))
-
-    return make
-
-
-def drifting(seed: int, frames: int, *, start=None) -> torch.Tensor:
-    """Latents [48 frames rows columns] that wander on from `start`."""
-    generator = torch.Generator().manual_seed(seed)
-    step = 0.1 * torch.randn(48, frames, SIZE[0] // 16, SIZE[1] // 16, generator=generator)
-    made = [step[:, :1] if start is None else 0.95 * start + step[:, :1]]
-    for index in range(1, frames):
-        made.append(0.95 * made[-1] + step[:, index : index + 1])
-    return torch.cat(made, dim=1)
-
-
-@pytest.fixture
-def write(films, autoencoder, output):
-    def call(memory, **settings):
-        with torch.inference_mode():
-            return films["write_film_nodes"].WriteFilm.execute(memory, settings.pop("vae", autoencoder), **settings)
-
-    return call
-
-
-def read(path: Path) -> tuple[list[np.ndarray], list[float]]:
-    """(frames [height width 3] of 0..255, their times in seconds)."""
-    with av.open(str(path)) as container:
-        shown = list(container.decode(video=0))
-    return [frame.to_ndarray(format="rgb24") for frame in shown], [frame.time for frame in shown]
-
-
-def decoded(films, memory, vae) -> torch.Tensor:
-    with torch.inference_mode():
-        return torch.cat(list(films["film_decoding"].decoded_pieces(memory, vae)))
-
-
-def to_host(latents: torch.Tensor) -> torch.Tensor:
-    import comfy.latent_formats
-
-    return comfy.latent_formats.Wan22().process_out(latents[None])
-
-
-def whole(vae, memory) -> torch.Tensor:
-    """The film decoded in one go, as the host's VAE Decode does."""
-    with torch.inference_mode():
-        return vae.decode(to_host(torch.cat(memory.latents, dim=1)))[0]
-
-
-def counting(vae, *, at_third=lambda: None):
-    """The same VAE with a list of how many latents it was asked to decode; at_third is called before the third time."""
-
-    class Counting(type(vae)):
-        def decode(self, samples):
-            self.decoded.append(samples.shape[2])
-            if len(self.decoded) == 3:
-                at_third()
-            return super().decode(samples)
-
-    counted = copy.copy(vae)
-    counted.__class__, counted.decoded = Counting, []
-    return counted
-
-
 def test_pieces_decode_to_the_very_frames_of_a_decode_in_one_go(films, memory_of, autoencoder):
     memory = memory_of(4)
     assert (decoded(films, memory, autoencoder) - whole(autoencoder, memory)).abs().max() < 1e-6
-
-
-@pytest.fixture(scope="module")
-def wan22(host):
-    """The class of the real Wan2.2 VAE, small; its random weights look back in time as far as any."""
-    return small_wan22(seed=0)
 
 
 def test_the_wan22_vae_decodes_pieces_to_the_very_frames_of_the_whole_film(films, memory_of, wan22):
@@ -246,16 +141,6 @@ def test_a_redone_segment_makes_the_film_anew_from_there(memory_of, write, outpu
     assert pixels(output.parent / name) == pixels(fresh)
 
 
-def contents(path: Path) -> list[bytes]:
-    return [path.read_bytes()] if path.is_file() else [one.read_bytes() for one in sorted(path.iterdir())]
-
-
-def pixels(path: Path) -> list[bytes]:
-    if path.is_file():
-        return [frame.tobytes() for frame in read(path)[0]]
-    return [np.asarray(Image.open(one)).tobytes() for one in sorted(path.iterdir())]
-
-
 def damaged(path: Path, how: str) -> None:
     data = bytearray(path.read_bytes())
     if how == "a flipped bit":
@@ -325,58 +210,6 @@ def test_an_interrupted_film_plays_and_goes_on(films, memory_of, write, output, 
     vae = counting(autoencoder)
     write(memory_of(4), vae=vae)
     assert vae.decoded == [9, 12, 12] and len(read(output / "film_00001.mp4")[0]) == 65
-
-
-# A process that loads the host once and forks for every piece of work it is told.
-FORKS = """
-import json, os, sys
-sys.path[:0] = [{root!r}, {tests!r}]
-import torch
-import host.conftest as fixtures
-import host.test_write_film as test
-
-def plain(fixture):
-    return getattr(fixture, "__wrapped__", None) or fixture.__pytest_wrapped__.obj
-
-found = plain(fixtures.host)()
-films, vae = plain(test.films)(plain(fixtures.pack)(found)), test.narrow_taehv(seed=0)
-memory_of = plain(test.memory_of)(films)
-for line in sys.stdin:
-    child = os.fork()
-    if not child:
-        torch.set_num_threads(1)
-        exec(json.loads(line))
-        os._exit(0)
-    print(child, flush=True)
-    os.waitpid(child, 0)
-    print("gone", flush=True)
-"""
-
-
-@pytest.fixture(scope="module")
-def forks():
-    """forks(work, output): runs Python text in a fresh process; gives its id and a function that waits for its end."""
-    if not hasattr(os, "fork"):
-        pytest.skip("processes are forked here, which this system cannot")
-    code = FORKS.format(root=str(ROOT), tests=str(ROOT / "tests"))
-    stage = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert stage.stdin is not None and stage.stdout is not None
-    asking, answers = stage.stdin, stage.stdout
-
-    def call(work: str, output: Path):
-        place = f"found.folder_paths.set_output_directory({str(output.parent)!r})\n"
-        asking.write(json.dumps(place + work) + "\n")
-        asking.flush()
-        child = int(answers.readline())
-
-        def wait() -> list[str]:
-            return list(iter(answers.readline, "gone\n"))
-
-        return child, wait
-
-    yield call
-    stage.kill()
-    stage.wait()
 
 
 def test_a_film_plays_after_kill_9_at_any_moment_and_is_finished_from_there(forks, memory_of, write, output):
