@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -13,9 +14,10 @@ from ..mirage_core.camera import Cameras
 from ..mirage_core.path_formats import CameraTrack, encode, frame_table, write_colmap, write_ply
 from ..mirage_core.rgb_memory import is_rgb
 from ..mirage_core.rollout import Rollout
-from .host_files import output_name, output_path, saved
+from .host_files import output_name, saved, taken_place
 from .host_latents import fit_image, latent_preview
 from .sockets import MirageMemory
+from .telling import tell
 
 _ALL = ["points .ply", "COLMAP folder", "cameras .json and .csv"]
 
@@ -42,6 +44,7 @@ class ExportMemory(io.ComfyNode):
                 io.String.Output(display_name="folder", tooltip="The written folder, within the output folder."),
                 io.String.Output(display_name="ply", tooltip="The written .ply within the output folder, empty when none was asked for."),
             ],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )  # fmt: skip
 
     @classmethod
@@ -70,11 +73,12 @@ class ExportMemory(io.ComfyNode):
             files["cameras.json"] = encode(track, "json")["camera.json"]
             files["cameras.csv"] = frame_table(track).encode()
             files["film.json"] = _film(memory)
-        folder = output_path(filename_prefix, "")
-        written = _write(folder, files)
+        folder = taken_place(filename_prefix, "")
         name = output_name(folder)
+        written = _write(folder, files)
         ply = f"{name}/points.ply" if "points.ply" in files else ""
         text = f"{name}: {len(points)} points, {len(memory.cameras)} cameras, {len(files)} files"
+        tell(text, cls.hidden)
         return io.NodeOutput(name, ply, ui=saved(written, text=text))
 
 
@@ -161,10 +165,16 @@ def _film(memory: Rollout) -> bytes:
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> list[Path]:
-    paths = []
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        paths.append(path)
-    return paths
+    """Write files into a folder. Raises ValueError when the disk takes no more; nothing of them stays then."""
+    try:
+        for name, content in files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    except OSError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise ValueError(
+            f"{output_name(folder)} could not be written ({error.strerror or error}). Free some space or choose another "
+            "folder, and queue again."
+        ) from error
+    return [folder / name for name in files]

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import os
 import re
+import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import folder_paths
 from comfy_api.latest import io, ui
 
 _PLAIN = re.compile(r"[A-Za-z0-9 _.,()+=%-]+")
-# Names that Windows gives to devices, with any extension.
-_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+# Names that Windows gives to devices, with any extension and with spaces before it.
+_DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\u00b9\u00b2\u00b3]) *(\..*)?", re.IGNORECASE)
 _MAX_NAME = 200
 _MAX_PATH = 1000
 _ANNOTATIONS = (" [input]", " [output]", " [temp]")  # the host's own, behind a name
 _MAX_LISTED = 2000  # files looked at for a menu: an input folder may be a whole video archive
+_TRIES = 100
+_LEFT_ALONE = 24 * 3600.0  # seconds after its last write in which a half-written file may still be somebody's
+
+
+class UnwritableFolder(ValueError):
+    """A folder in the output folder takes no files; the text says which one, why, and what to do."""
 
 
 def listed_input(extensions: set[str]) -> list[str]:
@@ -61,8 +68,8 @@ def input_path(name: str) -> Path:
 def name_problem(name: str) -> str | None:
     """Why a relative path with "/" could lead elsewhere on some system, or None.
 
-    Beside "..": letters that turn a text around or that others read as "/" or ".", names of devices, and ends that
-    Windows drops.
+    Beside "..": letters that turn a text around or that others read as "/" or ".", letters that Windows has in no name,
+    names of devices, and ends that Windows drops.
     """
     if not name.strip():
         return "it is empty"
@@ -73,6 +80,8 @@ def name_problem(name: str) -> str | None:
         return "it holds look-alikes of / and ."
     if "\\" in name or ":" in name or name.startswith(("/", "~")):
         return 'it is not a path with "/" inside the folder'
+    if any(letter in '<>|"?*' for letter in name):
+        return 'it holds one of < > | " ? *, which Windows has in no name'
     if len(name.encode("utf-8", "replace")) > _MAX_PATH:
         return f"it is longer than {_MAX_PATH} bytes"
     for part in name.split("/"):
@@ -121,19 +130,65 @@ def output_path(prefix: str, extension: str) -> Path:
     prefix: may name subfolders with "/", and the host's %year%, %month%, %day%, %hour%, %minute%, %second%.
     extension: ".ply", or "" for a folder.
 
-    Raises ValueError for an absolute path, "..", an empty part, letters that are not plain, and a link that leads out.
+    Another server may take the place meanwhile: see taken_place().
+    Raises ValueError for an absolute path, "..", an empty part, letters that are not plain, and a link that leads out;
+    UnwritableFolder when its folder cannot be made.
     """
-    parts = prefix.split("/")
-    if len(prefix) > _MAX_PATH or any(not _PLAIN.fullmatch(part) or name_problem(part) is not None for part in parts):
+    problem = name_problem(prefix)
+    if problem is not None or not all(_PLAIN.fullmatch(part) for part in prefix.split("/")):
+        why = f" ({problem})" if problem else ""
         raise ValueError(
-            f"{_shown(prefix)} is no name for a file in the output folder. Use letters from a to z, digits, spaces "
-            'and _ - . ( ), and "/" between folders, such as "cameras/flight".'
+            f"{_shown(prefix)} is no name for a file in the output folder{why}. Use letters from a to z, digits, "
+            'spaces and _ - . ( ), and "/" between folders, such as "cameras/flight".'
         )
     root = Path(folder_paths.get_output_directory())
     if not is_inside(root / prefix, root):
         raise ValueError(f"{prefix!r} leads outside the output folder through a link. Choose another name.")
-    folder, name, number, _, _ = folder_paths.get_save_image_path(prefix, str(root))
+    try:
+        folder, name, number, _, _ = folder_paths.get_save_image_path(prefix, str(root))
+    except OSError as error:
+        raise UnwritableFolder(_refused(root / prefix, error)) from error
     return Path(folder) / f"{name}_{number:05}{extension}"
+
+
+def taken_place(prefix: str, extension: str) -> Path:
+    """output_path(), with an empty file there, or an empty folder for "": two servers are never given the same.
+
+    Raises ValueError as output_path() does, and UnwritableFolder when nothing can be made there.
+    """
+    for _ in range(_TRIES):
+        path = output_path(prefix, extension)
+        try:
+            if extension:
+                path.open("x").close()
+            else:
+                path.mkdir()
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UnwritableFolder(_refused(path, error)) from error
+        return path
+    raise UnwritableFolder(f"No free name for {prefix} was found in {_TRIES} tries. Choose another name.")
+
+
+def swept(leftovers: Iterable[Path]) -> None:
+    """Delete the files that nobody has written to for a day: killed processes left them half-written.
+
+    A disk that refuses is no reason to stop: they are only in the way.
+    """
+    for path in leftovers:
+        try:
+            if time.time() - path.stat().st_mtime > _LEFT_ALONE:
+                path.unlink()
+        except OSError:
+            continue
+
+
+def _refused(path: Path, error: OSError) -> str:
+    return (
+        f"The folder {output_name(path.parent)!r} of ComfyUI's output folder cannot be written "
+        f"({error.strerror or error}). Make it writable, free some space, or choose another folder."
+    )
 
 
 def saved(paths: list[Path], *, text: str) -> dict:

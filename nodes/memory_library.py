@@ -12,12 +12,11 @@ import folder_paths
 
 from ..mirage_core.rollout import Rollout
 from ..mirage_core.scene_files import save_scene
-from .host_files import is_inside, name_problem, output_path
+from .host_files import is_inside, name_problem, swept, taken_place
 
 FOLDER = "mirage_memories"
 _EXTENSION = ".safetensors"
 _MAX_LISTED = 2000
-_TRIES = 100
 
 
 def register_memory_folder() -> None:
@@ -32,7 +31,8 @@ def listed_memories() -> list[str]:
     found: dict[str, float] = {}
     for root in _roots():
         for path in _walked(root):
-            found.setdefault(path.relative_to(root).as_posix(), _changed_at(path))
+            if not _is_reserved(path):
+                found.setdefault(path.relative_to(root).as_posix(), _changed_at(path))
             if len(found) >= _MAX_LISTED:
                 break
     return sorted(found, key=lambda name: (-found[name], name))
@@ -62,9 +62,11 @@ def memory_path(name: str) -> Path:
 def keep_memory(rollout: Rollout, name: str) -> Path:
     """Write a film's memory under a new name in the output folder: name_00001 and so on.
 
-    Raises ValueError for a name that is no plain file name, OSError when the disk refuses.
+    Raises ValueError for a name that is no plain file name and for a folder that takes no file, OSError when the disk
+    takes no more.
     """
-    path = _reserved(f"{FOLDER}/{name}")
+    path = taken_place(f"{FOLDER}/{name}", _EXTENSION)
+    swept(_leftovers(path.parent))
     try:
         save_scene(rollout, path, provenance={"made_by": f"ComfyUI-Mirage {pack_version()}"})
     except BaseException:
@@ -84,16 +86,19 @@ def pack_version() -> str:
     return found.group(1) if found else "unknown"
 
 
-def _reserved(prefix: str) -> Path:
-    """An empty file of a free name: two servers on one output folder never choose the same."""
-    for _ in range(_TRIES):
-        path = output_path(prefix, _EXTENSION)
-        try:
-            with open(path, "x"):
-                return path
-        except FileExistsError:
-            continue
-    raise OSError(f"No free name for {prefix} in the output folder after {_TRIES} tries.")
+def _leftovers(folder: Path) -> Iterator[Path]:
+    """What a save leaves that is killed: its empty file, which holds the name, and the half-written one beside it."""
+    numbered = f"*_[0-9][0-9][0-9][0-9][0-9]{_EXTENSION}"
+    yield from folder.glob(f"{numbered}.*.part")
+    yield from (path for path in folder.glob(numbered) if _is_reserved(path))
+
+
+def _is_reserved(path: Path) -> bool:
+    """True for a file that only holds its name for a save that is not done."""
+    try:
+        return path.stat().st_size == 0
+    except OSError:
+        return False
 
 
 def _roots() -> list[Path]:

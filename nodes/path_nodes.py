@@ -26,7 +26,7 @@ from ..mirage_core.path_formats import (
 )
 from ..mirage_core.path_formats.reading import Axes, Direction
 from ..mirage_core.rollout import Rollout, Shot
-from .host_files import input_path, input_problem, input_stamp, listed_input, output_name, output_path, saved
+from .host_files import input_path, input_problem, input_stamp, listed_input, output_name, saved, taken_place
 from .sockets import MirageMemory, MiragePath
 
 ASSUMED_FOV = 55.0  # fits most phone and film pictures
@@ -135,7 +135,7 @@ class SaveCameraPath(io.ComfyNode):
     def execute(cls, format, filename_prefix, path: Shot | None = None, memory: Rollout | None = None) -> io.NodeOutput:
         track = track_of(path, memory)
         files = encode(track, format)
-        target = output_path(filename_prefix, FORMATS[format].extension if len(files) == 1 else "")
+        target = taken_place(filename_prefix, FORMATS[format].extension if len(files) == 1 else "")
         written = [target] if len(files) == 1 else [target / name for name in files]
         for file, content in zip(written, files.values(), strict=True):
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ from .film_nodes import picked_frames
 from .geometry import estimated_cameras
 from .path_pictures import receipt_plot
 from .sockets import DA3Geometry, MirageMemory
+from .telling import tell
 
 _UNITS = {"median depth": "median depths", "world": "world units"}
 
@@ -68,6 +69,7 @@ class CameraReceipt(io.ComfyNode):
                 io.String.Output(display_name="json", tooltip="The same as JSON, with the errors of every compared frame."),
                 io.Image.Output(display_name="plot", tooltip="The errors over the film; dashed is where WorldScore's score becomes 0."),
             ],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )  # fmt: skip
 
     @classmethod
@@ -79,6 +81,7 @@ class CameraReceipt(io.ComfyNode):
         errors = pose_errors(estimated, memory.cameras, frames, plan, unit=length)
         report = _report(errors, estimated, memory, _UNITS[unit])
         document = _document(errors, frames, _UNITS[unit])
+        tell(report, cls.hidden)
         return io.NodeOutput(report, document, receipt_plot(errors, frames, plan), ui={"text": (report,)})
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,10 +66,46 @@ def test_a_failed_save_leaves_no_file(library, tmp_path):
     assert not list((library.output / "mirage_memories").iterdir())
 
 
+def test_what_killed_saves_left_is_not_listed_and_goes_after_a_day(library):
+    folder = library.output / "mirage_memories"
+    folder.mkdir()
+    old = [folder / "world_00001.safetensors", folder / "world_00001.safetensors.123.part"]
+    running = [folder / "world_00002.safetensors", folder / "world_00002.safetensors.456.part"]
+    own = folder / "notes.part"
+    for path in (*old, *running, own):
+        path.write_bytes(b"half" if path.suffix == ".part" else b"")
+    for path in (*old, own):
+        os.utime(path, (1, 1))
+    assert library.library.listed_memories() == []
+    run(library.save, memory=filmed(1), name="world")
+    assert library.library.listed_memories() == ["world_00003.safetensors"]
+    assert sorted(folder.iterdir()) == sorted([*running, own, folder / "world_00003.safetensors"])
+
+
 def test_another_picture_needs_its_vae(library):
     run(library.save, memory=filmed(), name="world")
     with pytest.raises(ValueError, match="vae is not"):
         run(library.load, file="world_00001.safetensors", place=1, image=torch.rand(1, *IMAGE, 3))
+
+
+class Vae:
+    """A VAE of random weights, as far as Load Memory looks at one."""
+
+    def __init__(self, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.first_stage_model = torch.nn.Linear(8, 8)
+
+    def encode(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(1, 48, 1, *SIZE)
+
+
+def test_a_picture_of_another_vae_than_the_memorys_is_warned_of(library, pack):
+    ours, other = Vae(1), Vae(2)
+    film = replace(filmed(1), origin=pack("vae_origin").origin_of(ours))
+    run(library.save, memory=film, name="world")
+    given = {"file": "world_00001.safetensors", "place": 1, "image": torch.rand(1, *IMAGE, 3)}
+    assert "another VAE" not in run(library.load, **given, vae=ours)[1]
+    assert "made with another VAE than the one that is connected" in run(library.load, **given, vae=other)[1]
 
 
 def test_a_memory_without_places_asks_for_a_path_and_a_picture(library):

@@ -487,6 +487,34 @@ def test_what_cannot_be_exported_is_refused(nodes, inputs, words):
         run(nodes.ExportMemory, memory=film(), what="points .ply", filename_prefix="no", **inputs)
 
 
+def test_an_export_that_the_disk_does_not_take_leaves_no_half_folder(nodes, monkeypatch):
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ValueError, match=r"full/x_00001 could not be written \(No space left on device\)\. Free some"):
+        run(nodes.ExportMemory, memory=film(), what="everything", filename_prefix="full/x")
+    assert not list((nodes.output / "full").iterdir())
+
+
+def test_what_was_found_and_written_is_told_on_the_node(nodes, pack, monkeypatch):
+    from comfy_api.latest import io
+
+    told = []
+    ear = types.SimpleNamespace(send_progress_text=lambda text, node: told.append((text, node)))
+    monkeypatch.setattr(pack("telling").PromptServer, "instance", ear, raising=False)
+    memory = film()
+    for node, inputs in (
+        (nodes.ExportMemory, {"what": "points .ply", "filename_prefix": "told/x"}),
+        (nodes.CameraReceipt, {"geometry": packet(path_cameras("orbit_left", 22.0))}),
+    ):
+        asked = {io.Hidden.unique_id, io.Hidden.dynprompt}
+        assert asked <= set(node.GET_SCHEMA().hidden)
+        run(node.PREPARE_CLASS_CLONE({"hidden_inputs": {io.Hidden.unique_id: "7"}}), memory=memory, **inputs)
+    assert told[0] == (f"told/x_00001: {memory.memory.count} points, 37 cameras, 1 files", "7")
+    assert told[1][0].startswith("37 frames compared") and told[1][1] == "7"
+
+
 def test_the_pictures_can_be_looked_at(nodes, tmp_path):
     """Not judged here; they lie in the test's folder for a person."""
     strip = run(nodes.PathCheck, memory=begun(), path=shot("orbit_left", 70.0, 97))[1]
