@@ -10,11 +10,11 @@ import glob
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import comfy.model_management
 
@@ -71,9 +71,14 @@ def save_ledger(film: Path, ledger: Ledger) -> None:
     part = path.with_name(f".{path.name}.part")
     with open(part, "w", encoding="utf-8") as file:
         json.dump({"version": _VERSION, **asdict(ledger)}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+        to_disk(file)
     os.replace(part, path)
+
+
+def to_disk(file: IO) -> None:
+    """Have all that was written to a file on the disk before anything else is written."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def load_ledger(film: Path) -> Ledger | None:
@@ -112,13 +117,29 @@ def known_films(new: Path, settings: dict[str, Any], keys: list[str]) -> list[tu
     return sorted(found, key=lambda one: (-one[0], len(one[2].pieces)))
 
 
+def free_place(path: Path) -> Path:
+    """A path name_00007.mp4, or the next number at which there is no film: while a server waits for its turn, another
+    may take the place that was free. To be asked for under sole_writer()."""
+    name, _, number = path.stem.rpartition("_")
+    at = int(number)
+    while any(one.exists() for one in (path, path.with_suffix(""), ledger_path(path))):
+        at += 1
+        path = path.with_name(f"{name}_{at:05}{path.suffix}")
+    return path
+
+
 @contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
-    """Keep other servers from writing films into the same folder meanwhile. The lock goes with the process."""
+def sole_writer(folder: Path, when_waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Keep other servers from writing films into the same folder meanwhile. The lock goes with the process.
+
+    when_waiting: called once when another server is writing there now.  Raises OSError when the folder takes no lock.
+    """
     with open(folder / ".mirage_films.lock", "a+b") as file:
-        while not _locked(file):
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            time.sleep(0.2)
+        if not _locked(file):
+            when_waiting()
+            while not _locked(file):
+                comfy.model_management.throw_exception_if_processing_interrupted()
+                time.sleep(0.2)
         yield
 
 

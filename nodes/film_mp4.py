@@ -7,6 +7,7 @@ MP4 with its index in front; `keep` turns that back. Nothing is ever encoded twi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +20,7 @@ import av
 import torch
 from av.video.reformatter import ColorRange, Colorspace
 
-from .film_ledger import Ledger, Piece, save_ledger
+from .film_ledger import Ledger, Piece, save_ledger, to_disk
 
 _GROWING = "empty_moov+default_base_moof+frag_custom+skip_trailer+use_metadata_tags"
 _BT709 = 1  # the number of BT.709 for matrix, primaries and transfer alike (ITU-T H.273)
@@ -74,23 +75,23 @@ class Mp4Film:
 
     def copied(self, source: Path, ledger: Ledger, count: int) -> Ledger:
         """This film made anew from the first `count` pieces of a film at `source`, ready to grow."""
-        part = _part(self.path)
         pieces, start, head = [], 0, b""
-        with open(part, "wb") as file:
-            for old, packets in zip(ledger.pieces[:count], _piece_packets(source, ledger), strict=False):
-                box_head, fragment = self._remuxed(packets, start, len(pieces))
-                if not pieces:
-                    head = box_head
-                    file.write(head)
-                file.write(fragment)
-                pieces.append(Piece(old.key, old.frames, len(fragment), hashlib.sha256(fragment).hexdigest()))
-                start += old.frames
-            _to_disk(file)
-        grown = Ledger(ledger.settings, tuple(pieces), len(head), hashlib.sha256(head).hexdigest(), _stamp(part))
-        if source == self.path and count == len(ledger.pieces):  # until it is replaced, the file is known by this
-            grown = replace(grown, finished=ledger.finished, finished_stamp=ledger.finished_stamp)
-        self._saved(grown)
-        os.replace(part, self.path)
+        with _part(self.path) as part:
+            with open(part, "wb") as file:
+                for old, packets in zip(ledger.pieces[:count], _piece_packets(source, ledger), strict=False):
+                    box_head, fragment = self._remuxed(packets, start, len(pieces))
+                    if not pieces:
+                        head = box_head
+                        file.write(head)
+                    file.write(fragment)
+                    pieces.append(Piece(old.key, old.frames, len(fragment), hashlib.sha256(fragment).hexdigest()))
+                    start += old.frames
+                to_disk(file)
+            grown = Ledger(ledger.settings, tuple(pieces), len(head), hashlib.sha256(head).hexdigest(), _stamp(part))
+            if source == self.path and count == len(ledger.pieces):  # until it is replaced, the file is known by this
+                grown = replace(grown, finished=ledger.finished, finished_stamp=ledger.finished_stamp)
+            self._saved(grown)
+            os.replace(part, self.path)
         return grown
 
     def append(self, ledger: Ledger, key: str, frames: Iterable[torch.Tensor]) -> Ledger:
@@ -101,13 +102,13 @@ class Mp4Film:
         head, fragment, count = self._encoded(frames, ledger.frames, len(ledger.pieces))
         piece = Piece(key, count, len(fragment), hashlib.sha256(fragment).hexdigest())
         if not ledger.pieces:
-            part = _part(self.path)
-            with open(part, "wb") as file:
-                file.write(head + fragment)
-                _to_disk(file)
             ledger = replace(ledger, head=len(head), head_digest=hashlib.sha256(head).hexdigest())
-            grown = self._saved(replace(ledger, pieces=(piece,), stamp=_stamp(part)))
-            os.replace(part, self.path)
+            with _part(self.path) as part:
+                with open(part, "wb") as file:
+                    file.write(head + fragment)
+                    to_disk(file)
+                grown = self._saved(replace(ledger, pieces=(piece,), stamp=_stamp(part)))
+                os.replace(part, self.path)
             return grown
         _append(self.path, _end(ledger), fragment)
         return self._saved(
@@ -120,27 +121,28 @@ class Mp4Film:
         """The same film as an ordinary MP4, its index in front, for players that seek before they have all of it."""
         if not self._is_growing(ledger):
             return ledger
-        part = _part(self.path)
+        with _part(self.path) as part:
+            self._remux_whole(part)
+            digest, stamp = _digest(part, 0, part.stat().st_size), _stamp(part)
+            finished = replace(ledger, finished=digest, finished_stamp=stamp, stamp=_stamp(self.path))
+            self._saved(finished)
+            # Windows refuses while a player has the film open: it goes on as it is.
+            with contextlib.suppress(PermissionError):
+                os.replace(part, self.path)
+        return finished
+
+    def _remux_whole(self, target: Path) -> None:
         options = {"movflags": "faststart+use_metadata_tags"}
-        with av.open(self.path) as source, av.open(part, "w", format="mp4", options=options) as target:
+        with av.open(self.path) as source, av.open(target, "w", format="mp4", options=options) as container:
             for name, text in self.metadata.items():
-                target.metadata[name] = text
-            stream = target.add_stream_from_template(source.streams.video[0])
+                container.metadata[name] = text
+            stream = container.add_stream_from_template(source.streams.video[0])
             for packet in source.demux(video=0):
                 if packet.dts is not None:
                     packet.stream = stream
-                    target.mux(packet)
-        with open(part, "r+b") as file:
-            _to_disk(file)
-        finished = replace(
-            ledger, finished=_digest(part, 0, part.stat().st_size), finished_stamp=_stamp(part), stamp=_stamp(self.path)
-        )
-        self._saved(finished)
-        try:
-            os.replace(part, self.path)
-        except PermissionError:  # Windows, while a player has the film open: it goes on as it is
-            part.unlink(missing_ok=True)
-        return finished
+                    container.mux(packet)
+        with open(target, "r+b") as file:
+            to_disk(file)
 
     def _is_growing(self, ledger: Ledger) -> bool:
         """Whether the file is the fragmented one; the ledger was found intact."""
@@ -227,10 +229,10 @@ def _append(path: Path, end: int, fragment: bytes) -> None:
             file.truncate(end)
             file.seek(end)
             file.write(fragment[:4] + b"free" + fragment[8:])
-            _to_disk(file)
+            to_disk(file)
             file.seek(end + 4)
             file.write(fragment[4:8])
-            _to_disk(file)
+            to_disk(file)
         except OSError:
             os.truncate(path, end)
             raise
@@ -263,10 +265,11 @@ def _stamp(path: Path) -> str:
     return f"{state.st_size} {state.st_mtime_ns}"
 
 
-def _part(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part")
-
-
-def _to_disk(file) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+@contextlib.contextmanager
+def _part(path: Path) -> Iterator[Path]:
+    """A file to be made beside `path` and then put in its place. On an error it goes: a full disk wants space back."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        yield part
+    finally:
+        part.unlink(missing_ok=True)

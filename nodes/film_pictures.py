@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from .film_ledger import Ledger, Piece, save_ledger
+from .film_ledger import Ledger, Piece, save_ledger, to_disk
 from .pictures import to_picture
 
 
@@ -58,7 +58,9 @@ class PngFilm:
         self.folder.mkdir(parents=True, exist_ok=True)
         other = PngFilm(source, self.size)
         for frame in range(kept.frames):
-            self.picture(frame).write_bytes(other.picture(frame).read_bytes())
+            with open(self.picture(frame), "wb") as file:
+                file.write(other.picture(frame).read_bytes())
+                to_disk(file)
         kept = replace(kept, stamp=self._stamp(kept.frames))
         save_ledger(self.path, kept)
         return kept
@@ -72,7 +74,9 @@ class PngFilm:
         start = at = ledger.frames
         try:
             for frame in frames:
-                to_picture(frame).save(self.picture(at), compress_level=4)
+                with open(self.picture(at), "wb") as file:
+                    to_picture(frame).save(file, "PNG", compress_level=4)
+                    to_disk(file)
                 at += 1
         except OSError:
             for made in range(start, at + 1):

@@ -12,8 +12,9 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from ..mirage_core.rollout import Rollout
 from .film_pictures import PngFilm
 from .film_writing import KEEP, REPLACE, Written, film_at, write_film
-from .host_files import output_name, output_path, saved
+from .host_files import UnwritableFolder, output_name, output_path, saved
 from .sockets import MirageMemory
+from .telling import tell
 
 _FORMATS = {"mp4": ".mp4", "png sequence": ".frames"}
 
@@ -54,19 +55,36 @@ class WriteFilm(io.ComfyNode):
         if codec not in ("auto", "h264"):
             raise ValueError(f"codec is {codec!r}; a film is written as h264. Use auto or h264.")
         metadata, is_last = _metadata(cls.hidden), memory.is_finished or not _is_in_loop(cls.hidden)
+        try:
+            path = output_path(filename_prefix, _FORMATS[format])
+        except UnwritableFolder as error:
+            if is_last:
+                raise
+            return _unwritten(memory, f"No film was written. {error}", cls.hidden)
         done = write_film(
             memory,
             vae,
-            lambda path: film_at(path, memory, crf=crf, metadata=metadata),
-            output_path(filename_prefix, _FORMATS[format]),
+            lambda place: film_at(place, memory, crf=crf, metadata=metadata),
+            path,
             tile_size=tile_size,
             when_redone=when_redone,
             is_last=is_last,
+            say=lambda text: tell(text, cls.hidden),
         )
         if done.problem and is_last:
             raise ValueError(done.problem)
         shown, video = _shown(done, memory)
-        return io.NodeOutput(memory, video, output_name(shown), ui=_ui(done, shown))
+        if not shown.exists():
+            return _unwritten(memory, done.problem, cls.hidden)
+        text = done.problem or _told(done, shown)
+        tell(text, cls.hidden)
+        return io.NodeOutput(memory, video, output_name(shown), ui=_ui(text, shown))
+
+
+def _unwritten(memory: Rollout, problem: str, hidden) -> io.NodeOutput:
+    """Inside a loop a disk that takes no film does not end the film: the segments are kept, and a later run writes it."""
+    tell(problem, hidden)
+    return io.NodeOutput(memory, ExecutionBlocker(problem), "", ui={"text": (problem,)})
 
 
 def _shown(done: Written, memory: Rollout) -> tuple[Path, object]:
@@ -77,11 +95,11 @@ def _shown(done: Written, memory: Rollout) -> tuple[Path, object]:
     return folder, ExecutionBlocker("A png sequence gives no video. Set format on Write Film to mp4 for this output.")
 
 
-def _ui(done: Written, shown: Path) -> dict:
-    text = f"{output_name(shown)}: {done.frames} frames; {done.reused} of {done.reused + done.written} parts were there"
-    text = done.problem or text
-    if not shown.exists():
-        return {"text": (text,)}
+def _told(done: Written, shown: Path) -> str:
+    return f"{output_name(shown)}: {done.frames} frames; {done.reused} of {done.reused + done.written} parts were there"
+
+
+def _ui(text: str, shown: Path) -> dict:
     picture = shown if shown.is_file() else max(shown.glob("frame_*.png"), default=shown)
     is_video = shown.is_file()
     files = saved([picture], text=text)["files"] if picture.is_file() else []

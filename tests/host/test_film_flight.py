@@ -27,6 +27,11 @@ def test_a_film_written_in_the_loop_is_the_film_that_decode_film_gives(client):
     outputs = finished.outputs[film_writer(prompt)]
     said = outputs["text"][0]
     assert said == "films/flight_00001.mp4: 65 frames; 3 of 3 parts were there", "the loop has written all of it"
+    told = [one.data for one in finished.events if one.kind == "text" and one.data["node_id"] == film_writer(prompt)]
+    assert told[-1]["text"] == said
+    copies = [one.data for one in finished.events if one.kind == "text" and "parts were there" in one.data["text"]]
+    assert len(copies) == 3, "the copies that the loop makes speak on nodes of the canvas too"
+    assert {one["node_id"] for one in copies} <= set(prompt)
     (listed,) = made_files(outputs)
     with av.open(BytesIO(client.fetch(listed))) as container:
         assert "prompt" in container.metadata, "the workflow is in the file, as in those of Save Video"
