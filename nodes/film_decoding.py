@@ -43,22 +43,20 @@ def decoded_pieces(memory: Rollout, vae, first: int = 0, *, tile_size: int = 0) 
     A piece is decoded together with the latents before it that its frames depend on, and those frames are thrown away:
     a causal VAE that starts cold shows a seam. The frames of a piece do not depend on `first`.
     """
-    stride, context = memory.grid.temporal_stride, context_of(vae, tile_size)
+    stride, context = memory.grid.temporal_stride, context_of(vae)
     for piece in range(first, len(memory.latents)):
         comfy.model_management.throw_exception_if_processing_interrupted()
         latents = window(memory.latents, piece, context)
         count = memory.latents[piece].shape[1]
-        yield _decoded(vae, latents, count, tile_size)[-(count * stride if piece else 1) :]
+        frames = count * stride if piece else 1 + (count - 1) * stride
+        yield _decoded(_of_the_end(vae, count, frames), latents, tile_size)[-frames:]
 
 
-def context_of(vae, tile_size: int = 0) -> int:
-    """Latent frames before a piece that are decoded with it: as many as its frames depend on.
-
-    In tiles the Wan2.2 VAE gets as many as others do, since a tile decodes all of them.
-    """
+def context_of(vae) -> int:
+    """Latent frames before a piece that are decoded with it: as many as its frames depend on."""
     if is_taehv(vae.first_stage_model):
         return TAEHV_CONTEXT
-    return WAN22_CONTEXT if is_wan22(vae.first_stage_model) and not tile_size else _OTHER_CONTEXT
+    return WAN22_CONTEXT if is_wan22(vae.first_stage_model) else _OTHER_CONTEXT
 
 
 def vae_fingerprint(vae) -> str:
@@ -73,22 +71,24 @@ def vae_fingerprint(vae) -> str:
     return _fingerprints[model]
 
 
-def _decoded(vae, latents: torch.Tensor, count: int, tile_size: int) -> torch.Tensor:
-    """Frames of at least the last `count` latent frames."""
+def _decoded(vae, latents: torch.Tensor, tile_size: int) -> torch.Tensor:
+    """[frames height width 3] in [0, 1], on the CPU."""
     samples = to_host(latents)
     if tile_size:
         tile = max(2, tile_size // 16)
         frames = vae.decode_tiled(samples, tile_x=tile, tile_y=tile, overlap=max(1, tile // 4))
     else:
-        frames = _of_the_end(vae, count, (latents.shape[2], latents.shape[3])).decode(samples)
+        frames = vae.decode(samples)
     return frames[0].cpu().float()
 
 
-def _of_the_end(vae, count: int, size: tuple[int, int]):
-    """The same VAE; of those known here, one that decodes only the last `count` latent frames of (rows, columns)."""
+def _of_the_end(vae, count: int, frames: int):
+    """The same VAE; of those known here, one that makes only the `frames` frames of the last `count` latent frames."""
     model = vae.first_stage_model
     if not (is_taehv(model) or is_wan22(model)):
         return vae
     short = copy.copy(vae)
-    short.first_stage_model = TaehvEnd(model, count, size) if is_taehv(model) else EndOnly(model, count, size)
+    short.first_stage_model = TaehvEnd(model, count) if is_taehv(model) else EndOnly(model, count)
+    # In tiles (asked for, or by itself when memory is short) the host lays out as many frames as this tells it.
+    short.upscale_ratio = (lambda latent_frames: frames, *vae.upscale_ratio[1:])
     return short

@@ -15,18 +15,13 @@ from comfy.taesd.taehv import TAEHV, MemBlock, TGrow
 class TaehvEnd:
     """Stands for a TAEHV model, and decodes only the last `count` of the latent frames it is given."""
 
-    def __init__(self, model: TAEHV, count: int, size: tuple[int, int]) -> None:
-        self._model, self._count, self._size = model, count, size
+    def __init__(self, model: TAEHV, count: int) -> None:
+        self._model, self._count = model, count
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """[1 channels frames rows columns] -> the frames of the last `count`, [1 3 frames height width] in [0, 1].
-
-        For a part of the picture (the host decodes in tiles when memory is short and then expects all frames) nothing
-        is left out.
-        """
+        """[1 channels frames rows columns] -> the frames of the last `count`, [1 3 frames height width] in [0, 1]."""
         model, steps = self._model, latents.shape[2]
-        unwanted = steps - self._count if tuple(latents.shape[3:]) == self._size else 0
-        skipped = max(model.frames_to_trim, unwanted * model.t_upscale)
+        skipped = max(model.frames_to_trim, (steps - self._count) * model.t_upscale)
         inputs = model.process_in(latents)
         past: dict[int, torch.Tensor] = {}
         made, at = None, -skipped

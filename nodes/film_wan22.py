@@ -20,40 +20,29 @@ _ALL, _TWO_STAGES = 7, 14
 class EndOnly:
     """Stands for a Wan2.2 VAE's model, and decodes only the last `count` of the latent frames it is given."""
 
-    def __init__(self, model: WanVAE, count: int, size: tuple[int, int]) -> None:
-        self._model, self._count, self._size = model, count, size
+    def __init__(self, model: WanVAE, count: int) -> None:
+        self._model, self._count = model, count
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """[1 channels frames rows columns] -> the frames of the last `count`, [1 3 frames height width] in [-1, 1].
-
-        For a part of the picture (the host decodes in tiles when memory is short and then expects all frames) what is
-        left out is 0.
-        """
-        frames = _end(self._model, latents, self._count)
-        missing = 4 * latents.shape[2] - 3 - frames.shape[2]
-        if missing and tuple(latents.shape[3:]) != self._size:
-            frames = torch.cat([frames.new_zeros(*frames.shape[:2], missing, *frames.shape[3:]), frames], dim=2)
-        return frames
+        """[1 channels frames rows columns] -> the frames of the last `count`, [1 3 frames height width] in [-1, 1]."""
+        model, count = self._model, self._count
+        steps, frames = latents.shape[2], []
+        mixed, caches = model.conv2(latents), [None] * count_conv3d(model.decoder)
+        parts = {stages: _first_stages(model.decoder, stages) for stages in (1, 2)}
+        for step in range(steps):
+            before = steps - count - step
+            # The first step fills every cache, so that later ones see "a film is running" and not "a film begins".
+            is_whole = step == 0 or before <= _ALL
+            decoder = model.decoder if is_whole else parts[2 if before <= _TWO_STAGES else 1]
+            made = decoder(mixed[:, :, step : step + 1], feat_cache=caches, feat_idx=[0], first_chunk=step == 0)
+            if before <= 0:
+                frames.append(made)
+        return unpatchify(torch.cat(frames, dim=2), patch_size=2)
 
 
 def is_wan22(model: torch.nn.Module) -> bool:
     """Whether this is the Wan2.2 VAE built as this file knows it; another build of the host is decoded plainly."""
     return isinstance(model, WanVAE) and len(getattr(model.decoder, "upsamples", ())) == 4
-
-
-def _end(model: WanVAE, latents: torch.Tensor, count: int) -> torch.Tensor:
-    steps, frames = latents.shape[2], []
-    mixed, caches = model.conv2(latents), [None] * count_conv3d(model.decoder)
-    parts = {stages: _first_stages(model.decoder, stages) for stages in (1, 2)}
-    for step in range(steps):
-        before = steps - count - step
-        # The first step fills every cache, so that later ones see "a film is running" and not "a film begins".
-        is_whole = step == 0 or before <= _ALL
-        decoder = model.decoder if is_whole else parts[2 if before <= _TWO_STAGES else 1]
-        made = decoder(mixed[:, :, step : step + 1], feat_cache=caches, feat_idx=[0], first_chunk=step == 0)
-        if before <= 0:
-            frames.append(made)
-    return unpatchify(torch.cat(frames, dim=2), patch_size=2)
 
 
 def _first_stages(decoder: Any, stages: int) -> torch.nn.Module:
