@@ -13,6 +13,7 @@ import torch
 from .camera import Cameras
 from .camera_path import CameraPath
 from .latent_grid import WAN22, LatentGrid
+from .latent_origin import UNKNOWN, LatentOrigin
 from .memory import LatentMemory, MemoryBlock
 from .movers import MoverLayer, with_movers
 from .rgb_memory import is_rgb, sampled
@@ -86,6 +87,7 @@ class Rollout:
     grid: of the film's latents. The memory's own grid is the same, or that of pixels.
     depth_fit: scale and shift that fitted the newest depth to the memory (alignment.py), or None.
     movers: what moved at the end of the film so far, shown to the next segment (movers.py), or None.
+    origin: of the film's latents.
     """
 
     memory: LatentMemory
@@ -100,6 +102,7 @@ class Rollout:
     grid: LatentGrid = WAN22
     depth_fit: tuple[float, float] | None = None
     movers: MoverLayer | None = None
+    origin: LatentOrigin = UNKNOWN
 
     @staticmethod
     def started(
@@ -111,12 +114,13 @@ class Rollout:
         unit_length: float = 1.0,
         segment_frames: int = SEGMENT_FRAMES,
         grid: LatentGrid | None = None,
+        origin: LatentOrigin = UNKNOWN,
     ) -> Rollout:
         """A film of which only the start picture exists.
 
         first_latents: [channels 1 rows columns], normalised, the start picture.
         cameras: one per pixel frame of the film; 4n+1 of them.
-        grid: of the film's latents; default the memory's.
+        grid: of the film's latents; default the memory's.  origin: of the film's latents; default unknown.
         Raises ValueError when the latents or the camera count do not fit the grid.
         """
         grid = grid or memory.grid
@@ -129,7 +133,7 @@ class Rollout:
                 f"{cameras.image_size} needs {list(grid.size_of(cameras.image_size))}. Use one size for both."
             )
         plan = plan_segments(len(cameras), grid, segment_frames=segment_frames)
-        return Rollout(memory, cameras, plan, (first_latents,), fps, unit_length, grid=grid)
+        return Rollout(memory, cameras, plan, (first_latents,), fps, unit_length, grid=grid, origin=origin)
 
     @property
     def size(self) -> tuple[int, int]:

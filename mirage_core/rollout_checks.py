@@ -13,6 +13,7 @@ import torch
 
 from .camera import Cameras
 from .latent_grid import LatentGrid
+from .latent_origin import LatentOrigin, checked_origin
 from .memory import LatentMemory, MemoryBlock
 from .memory_files import check_field, check_grid, check_kind
 from .movers import MoverLayer
@@ -32,6 +33,7 @@ def check_rollout(rollout: Rollout) -> None:
     _check_kinds(rollout)
     check_grid(rollout.grid)
     check_grid(rollout.memory.grid)
+    checked_origin(rollout.origin.latent_format, rollout.origin.vae)
     if rollout.memory.grid != rollout.grid and not is_rgb(rollout.memory):
         raise ValueError("its memory is on another latent grid than its film")
     for number in (rollout.fps, rollout.unit_length):
@@ -74,7 +76,8 @@ def check_values(rollout: Rollout) -> None:
 def _check_kinds(rollout: Rollout) -> None:
     if type(rollout) is not Rollout:
         raise ValueError("it holds no film")
-    for name, kind in (("memory", LatentMemory), ("cameras", Cameras), ("grid", LatentGrid)):
+    kinds = {"memory": LatentMemory, "cameras": Cameras, "grid": LatentGrid, "origin": LatentOrigin}
+    for name, kind in kinds.items():
         if not isinstance(getattr(rollout, name), kind):
             raise ValueError(f"its {name} are no {kind.__name__}")
     if not isinstance(rollout.memory.grid, LatentGrid):

@@ -26,6 +26,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from .latent_origin import UNKNOWN
 from .rollout import Rollout
 from .rollout_checks import check_rollout, check_values
 
@@ -97,7 +98,10 @@ def content_key(rollout: Rollout) -> str:
     """sha256 of all that is known of a film so far. Where its path goes from here does not count."""
     here = sum(latents.shape[1] for latents in rollout.latents) - 1
     filmed = rollout.cameras[: here * rollout.grid.temporal_stride + 1]
-    tree, tensors = _described(replace(rollout, cameras=filmed, plan=rollout.plan[: rollout.segments_done]), {}, "")
+    plan = rollout.plan[: rollout.segments_done]
+    # Their origin is in the latents themselves; older films were kept without it.
+    told = replace(rollout, cameras=filmed, plan=plan, origin=UNKNOWN)
+    tree, tensors = _described(told, {}, "")
     digest = hashlib.sha256(canonical(tree))
     for name, tensor in tensors.items():
         digest.update(canonical([name, str(tensor.dtype), list(tensor.shape)]))

@@ -14,6 +14,7 @@ import torch
 
 from .camera import Cameras
 from .latent_grid import WAN22, LatentGrid
+from .latent_origin import UNKNOWN, LatentOrigin, checked_origin
 from .memory import LatentMemory
 from .memory_edits import moved
 from .memory_files import EXTRA, load_with_film, save_memory
@@ -32,6 +33,7 @@ class KeptScene:
     cameras: one per place, in the memory's world.  frames: the pixel frame of the film each place is at.
     latent_frames: length of the film that is remembered.  unit_length: median depth of its first picture.
     grid: of the latents; the memory's own may be that of pixels.  provenance: what the file tells of its origin.
+    origin: of the latents, which older files do not tell.
     """
 
     memory: LatentMemory
@@ -43,6 +45,7 @@ class KeptScene:
     unit_length: float
     grid: LatentGrid
     provenance: Mapping[str, object]
+    origin: LatentOrigin
 
     def started(self, place: int, *, shot: Shot | None = None, first_latents: torch.Tensor | None = None) -> Rollout:
         """A new film in this memory, whose world is the camera of the place.
@@ -74,6 +77,7 @@ class KeptScene:
             fps=self.fps if shot is None else shot.fps,
             unit_length=self.unit_length,
             grid=self.grid,
+            origin=self.origin,
         )
 
     def _at(self, place: int) -> tuple[Cameras, torch.Tensor]:
@@ -103,6 +107,7 @@ def save_scene(rollout: Rollout, path: str | Path, *, provenance: Mapping[str, o
         "fps": rollout.fps,
         "unit_length": rollout.unit_length,
         "grid": asdict(rollout.grid),
+        "origin": asdict(rollout.origin),
     }
     tensors = {
         "latents": torch.cat([rollout.latents[index][:, -1:] for index in chosen], dim=1),
@@ -145,6 +150,8 @@ def _checked(memory: LatentMemory, provenance: Mapping[str, object], tensors: di
     grid = LatentGrid(**film["grid"])
     if (grid.spatial_stride, grid.temporal_stride) != (WAN22.spatial_stride, WAN22.temporal_stride):
         raise ValueError("its film is on another latent grid than Wan2.2's")
+    told = film.get("origin", asdict(UNKNOWN))
+    origin = checked_origin(told["latent_format"], told["vae"])
     latents, image_size, frames = tensors["latents"], film["image_size"], film["frames"]
     if not _is_counts(image_size, 1) or len(image_size) != 2 or not _is_counts(frames, 0) or not frames:
         raise ValueError("its film has no plain picture size and frames")
@@ -168,6 +175,7 @@ def _checked(memory: LatentMemory, provenance: Mapping[str, object], tensors: di
         float(film["unit_length"]),
         grid,
         provenance,
+        origin,
     )
 
 

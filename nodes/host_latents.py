@@ -13,6 +13,7 @@ import torch
 from ..mirage_core.latent_grid import WAN22, LatentGrid
 
 _WAN22_FORMAT = comfy.latent_formats.Wan22()
+LATENT_FORMAT = "Wan22"  # what all latents in the core are normalised as
 
 
 def to_normalised(samples: torch.Tensor, grid: LatentGrid = WAN22) -> torch.Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from comfy_api.latest import io
 
 from ..mirage_core.camera import pinhole_intrinsics
@@ -18,8 +20,14 @@ from .path_nodes import ASSUMED_FOV
 from .scenes import remember_scene
 from .sockets import MirageMemory, MiragePath
 from .telling import tell
+from .vae_origin import origin_of
 
 _NO_FILE = "none"
+_MAX_TOLD = 60
+_OTHER_VAE = (
+    "The memory was made with another VAE than the one that is connected, which reads its latents as noise. Connect the "
+    "VAE the memory was made with."
+)
 
 
 class SaveMemory(io.ComfyNode):
@@ -108,6 +116,9 @@ class LoadMemory(io.ComfyNode):
             first = None if image is None else encode_picture(vae, fit_image(image[:1], scene.cameras.image_size))
             rollout = scene.started(place, shot=path, first_latents=first)
             report = _report(source.name, rollout, scene, place)
+            if vae is not None and not is_rgb(scene.memory) and origin_of(vae).is_other_than(scene.origin):
+                report += f"\n{_OTHER_VAE}"
+                logging.warning("Load Memory: %s", _OTHER_VAE)
         remember_scene(rollout)
         tell(report, cls.hidden)
         return io.NodeOutput(rollout, report)
@@ -127,7 +138,9 @@ def _without_places(memory: LatentMemory, path: Shot | None, image, vae, *, name
     latents = encode_picture(vae, fit_image(image[:1], path.image_size))
     cameras = path.cameras(intrinsics=intrinsics, unit_length=unit_length)
     grid = WAN22 if is_rgb(memory) else memory.grid
-    return Rollout.started(memory, latents, cameras, fps=path.fps, unit_length=unit_length, grid=grid)
+    return Rollout.started(
+        memory, latents, cameras, fps=path.fps, unit_length=unit_length, grid=grid, origin=origin_of(vae)
+    )
 
 
 def _report(name: str, rollout: Rollout, scene: KeptScene, place: int) -> str:
@@ -136,5 +149,11 @@ def _report(name: str, rollout: Rollout, scene: KeptScene, place: int) -> str:
     places = len(scene.frames)
     return (
         f"{points} of {scene.latent_frames} latent frames at {width}x{height}, {places} places; the film starts at place "
-        f"{place % places}, frame {scene.frames[place]} of the old film. {scene.provenance.get('made_by', '')}".strip()
+        f"{place % places}, frame {scene.frames[place]} of the old film. {_told(scene, 'made_by')} {_told(scene, 'made_at')}".strip()
     )
+
+
+def _told(scene: KeptScene, name: str) -> str:
+    """A stranger's word on where a file is from: short, on one line."""
+    text = str(scene.provenance.get(name, ""))[:_MAX_TOLD]
+    return text if text.isprintable() else ascii(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
 
@@ -68,7 +69,8 @@ def keep_memory(rollout: Rollout, name: str) -> Path:
     path = taken_place(f"{FOLDER}/{name}", _EXTENSION)
     swept(_leftovers(path.parent))
     try:
-        save_scene(rollout, path, provenance={"made_by": f"ComfyUI-Mirage {pack_version()}"})
+        made_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        save_scene(rollout, path, provenance={"made_by": f"ComfyUI-Mirage {pack_version()}", "made_at": made_at})
     except BaseException:
         path.unlink(missing_ok=True)
         raise

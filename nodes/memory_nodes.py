@@ -21,6 +21,7 @@ from .rgb_views import next_view, view_along
 from .scenes import remember_scene
 from .segment_errors import named_errors
 from .sockets import DA3Geometry, MirageMemory, MiragePath, MirageView, MoGeGeometry
+from .vae_origin import origin_of
 
 SEGMENT_VIEW = "mirage_view"  # key under which Generate Segment hands its view on inside the LATENT
 _LATENTS, _RE_ENCODE = "latents", "re-encode static regions"
@@ -90,7 +91,9 @@ class InitLatentMemory(io.ComfyNode):
         if static_mask is not None:
             static_mask = fit_maps(static_mask[:1], path.image_size)
         memory = started_memory(latents, start.cpu(), shape, cameras[[0]], static_mask, grid=grid, is_rgb=kind == "rgb")
-        rollout = Rollout.started(memory, latents, cameras, fps=path.fps, unit_length=unit_length, grid=grid)
+        rollout = Rollout.started(
+            memory, latents, cameras, fps=path.fps, unit_length=unit_length, grid=grid, origin=origin_of(vae)
+        )
         remember_scene(rollout)
         return io.NodeOutput(rollout, start)
 

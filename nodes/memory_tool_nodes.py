@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from comfy_api.latest import io, ui
 from ..mirage_core import memory_edits as edits
 from ..mirage_core.memory_merge import align, check_alike, compared, merged
 from ..mirage_core.memory_numbers import known_now, latent_frames_of, memory_numbers
+from ..mirage_core.rgb_memory import is_rgb
 from ..mirage_core.rollout import Rollout
 from ..mirage_core.upkeep import tidied
 from .host_latents import fit_maps
@@ -27,6 +29,10 @@ _FORGET, _KEEP, _LOCK, _UNLOCK = _ACTIONS = ["forget", "forget all else", "lock"
 _SHARED, _OFFSET, _FIT = _PLACES = ["shared frame", "given offset", "fit surfaces"]
 _MASK_CELLS = 2  # mask cells per latent cell and axis
 _MAX_BOX_TEXT = 400
+_OTHER_VAE = (
+    "The two memories were made with different VAEs: what is added shows as noise. Merge memories of films that were made "
+    "with the same VAE."
+)
 
 
 class InspectMemory(io.ComfyNode):
@@ -199,6 +205,9 @@ class MergeMemories(io.ComfyNode):
         if forgotten:
             report += f", {forgotten} forgotten for the budget"
         report = "; ".join([f"{report}, {joined.count} in all", *budget_words(joined, budget_mib)])
+        if not is_rgb(first) and memory.origin.is_other_than(second.origin):
+            report += f"\n{_OTHER_VAE}"
+            logging.warning("Merge Memories: %s", _OTHER_VAE)
         tell(report, cls.hidden)
         return io.NodeOutput(grown, report, ui={"text": (report,)})
 

@@ -10,6 +10,7 @@ import torch
 
 from mirage_core.camera import pinhole_intrinsics
 from mirage_core.latent_grid import WAN22
+from mirage_core.latent_origin import LatentOrigin
 from mirage_core.memory import LatentMemory, MemoryBlock, lift
 from mirage_core.path_presets import preset
 from mirage_core.rollout import Rollout, Shot
@@ -350,6 +351,8 @@ def swapped(told):
         (field("depth_fit", ["x", 1]), "depth fit is not"),
         (field("depth_fit", [1.0]), "depth fit is not"),
         (field("movers", "x"), "movers are no MoverLayer"),
+        (field("origin", "Wan22"), "origin are no LatentOrigin"),
+        (field("origin", {"type": "LatentOrigin", "fields": {"vae": ["x"]}}), "origin of its latents"),
         (edited_json(unscaled), "another latent grid"),
     ],
 )
@@ -423,3 +426,11 @@ def test_points_that_are_mostly_hole_are_not_looked_at(folder):
     huge = replace(kept.rollout, memory=LatentMemory(WAN22, (block,)))
     with pytest.raises(ValueError, match="GiB of memory and this machine has"):
         check_foreign(replace(kept, rollout=huge))
+
+
+def test_the_origin_of_latents_comes_back_and_older_films_keep_their_key(folder):
+    rollout = started()
+    told = replace(rollout, origin=LatentOrigin("Wan22", (0.25,)))
+    assert folder.keep(told).rollout.origin == told.origin
+    assert content_key(told) == content_key(rollout)
+    assert "origin" not in folder.keep(rollout).file.tree["fields"]

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from mirage_core.camera import Cameras, pinhole_intrinsics
 from mirage_core.latent_grid import WAN22
+from mirage_core.latent_origin import LatentOrigin
 from mirage_core.memory import LatentMemory, lift
 from mirage_core.memory_edits import everything, locked
 from mirage_core.memory_files import load_memory, save_memory
@@ -234,3 +235,16 @@ def test_a_file_that_is_mostly_hole_is_refused_before_anything_is_read(tmp_path)
     assert path.stat().st_blocks * 512 < 100_000
     with pytest.raises(ValueError, match=r"hole\.safetensors cannot be used .*it needs [\d.]+ GiB of memory and this"):
         load_memory(path)
+
+
+def test_a_file_tells_which_vae_its_latents_are_of_and_older_files_do_not(tmp_path):
+    origin = LatentOrigin("Wan22", (0.1, 0.25))
+    film = replace(filmed(1), origin=origin)
+    save_scene(film, tmp_path / "wall.safetensors")
+    scene = load_scene(tmp_path / "wall.safetensors")
+    assert scene.origin == origin and scene.started(0).origin == origin
+    rewritten(tmp_path / "wall.safetensors", lambda film: film["origin"].update(vae="x"))
+    with pytest.raises(ValueError, match="origin of its latents"):
+        load_scene(tmp_path / "wall.safetensors")
+    rewritten(tmp_path / "wall.safetensors", lambda film: film.pop("origin"))
+    assert load_scene(tmp_path / "wall.safetensors").origin == LatentOrigin()

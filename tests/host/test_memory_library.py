@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import types
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import torch
 from mirage_core.memory_files import save_memory
 from mirage_core.path_presets import preset
 from mirage_core.rollout import Shot
+from mirage_core.scene_files import load_scene
 from mirage_core.zbuffer import project
 from tests.core.test_scene_files import IMAGE, SIZE, filmed
 
@@ -51,6 +53,9 @@ def test_a_saved_memory_is_listed_and_the_next_film_starts_where_it_ended(librar
     seen, expected = project(memory.memory, memory.cameras[[0]], SIZE), project(film.memory, film.cameras[[64]], SIZE)
     assert torch.equal(seen.point_index, expected.point_index)
     assert "3 places; the film starts at place 2, frame 64" in report and "ComfyUI-Mirage 0." in report
+    made_at = load_scene(library.output / file).provenance["made_at"]
+    age = datetime.now(timezone.utc) - datetime.fromisoformat(str(made_at))
+    assert abs(age.total_seconds()) < 600 and str(made_at) in report
 
 
 def test_saving_never_overwrites(library):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mirage_core.latent_origin import LatentOrigin
 from mirage_core.memory_edits import everything, locked
 from mirage_core.memory_numbers import known_now, latent_frames_of, memory_numbers, segment_of
 from mirage_core.rollout import Rollout
@@ -212,3 +213,12 @@ def test_a_merge_of_locked_points_says_that_its_budget_is_not_reached(nodes, fil
         nodes.MergeMemories, memory=safe, second=film, placing={"placing": "shared frame"}, budget_mib=0.01
     )
     assert "408 in all; budget not reached: 408 locked points" in report
+
+
+def test_a_merge_of_latents_of_two_vaes_warns_and_one_of_the_same_does_not(nodes, film, caplog):
+    ours, theirs = (replace(film, origin=LatentOrigin("Wan22", (size,))) for size in (0.1, 0.3))
+    placing = {"placing": "shared frame"}
+    *_, report = run(nodes.MergeMemories, memory=ours, second=theirs, placing=placing)
+    assert "made with different VAEs" in report and "made with different VAEs" in caplog.text
+    for second in (ours, film):
+        assert "VAE" not in run(nodes.MergeMemories, memory=ours, second=second, placing=placing)[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import types
 from dataclasses import replace
 
@@ -177,6 +178,19 @@ def test_appending_stores_every_cell_and_fusing_what_is_new(bench):
     fused = run(bench.write, **given)[0].memory.count
     bounded = run(bench.write, **given, budget_mib=0.001)[0].memory.count
     assert bounded < fused < appended
+
+
+def test_a_film_knows_its_vae_again_in_another_precision_and_from_other_weights(bench, pack):
+    origin_of, known = pack("vae_origin").origin_of, started(bench).origin
+    assert known.latent_format == "Wan22" and len(known.vae) == 12
+    network = bench.vae.first_stage_model
+    halved = types.SimpleNamespace(first_stage_model=copy.deepcopy(network).to(torch.float16))
+    assert not origin_of(halved).is_other_than(known)
+    grown = types.SimpleNamespace(first_stage_model=copy.deepcopy(network))
+    for weight in grown.first_stage_model.parameters():
+        weight.data *= 1.5
+    assert origin_of(grown).is_other_than(known)
+    assert origin_of(None).latent_format == "Wan22" and not origin_of(None).is_other_than(known)
 
 
 def test_a_budget_that_is_not_kept_is_said(bench):
