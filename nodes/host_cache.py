@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import comfy.memory_management
+from comfy.cli_args import args
 
 
 def forget_nodes(nodes: Iterable[str]) -> None:
@@ -27,6 +28,18 @@ def forget_nodes(nodes: Iterable[str]) -> None:
             one.pop(keys.get(node), None)
         # A node that still waits for this one writes its output back, under the key it has then.
         keys[node] = ("forgotten", node)
+
+
+def what_stays() -> str:
+    """What stays in RAM until a film is finished, where the host's cache is one by option; "" where nothing does."""
+    options = ("high_ram", "cache_classic", "cache_lru")  # --high-ram sets the second too
+    option = next((one for one in options if getattr(args, one, False)), "").replace("_", "-")
+    if not option:
+        return ""
+    return (
+        f"ComfyUI runs with --{option}: it keeps the decoded pictures of all segments "
+        "in RAM until the film is finished. Start it without that option, or with --cache-none, for long films."
+    )
 
 
 def _cache() -> tuple[Any, dict[str, Any]]:

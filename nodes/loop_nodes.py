@@ -8,6 +8,7 @@ canvas; its originals never run (Start blocks them), only the copies do.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import folder_paths
 from comfy_api.latest import io
@@ -15,16 +16,17 @@ from comfy_execution.graph_utils import ExecutionBlocker, GraphBuilder
 from comfy_execution.utils import get_executing_context
 
 from ..mirage_core.rollout import Rollout
-from ..mirage_core.rollout_files import content_key
 from . import loop_body
+from .conditions import conditions
+from .film_starts import film_start
 from .host_latents import to_host
 from .loop_body import END_ID, START_ID, body_of, copied_body, outside_links, paired_start, result_link
-from .loop_run import LoopOrder, LoopRun, running, started
-from .loop_turns import MAX_SEGMENTS, SEED_RANGE, count_segments, directed, loop_turns
+from .loop_run import LoopRun, running, started
+from .loop_turns import MAX_SEGMENTS, SEED_RANGE, LoopOrder, count_segments, directed, loop_turns
 from .segment_keys import graph_parts
-from .segment_store import GIB, SegmentStore, check_run_name, film_folder, film_root
+from .segment_store import GIB, check_run_name, film_root
 from .sockets import MirageLoop, MirageMemory, MiragePath
-from .telling import tell_node
+from .telling import tell, tell_node
 
 TURN_ID, STEP_ID, KEEP_ID, FILM_ID = "MirageLoopTurn", "MirageLoopStep", "MirageLoopKeep", "MirageLoopFilm"
 
@@ -157,7 +159,7 @@ class SegmentLoopEnd(io.ComfyNode):
         start = paired_start(prompt, end)
         run = _opened(prompt, loop, start=start, end=end)
         report = run.begin()
-        logging.info("Mirage: %s", report)
+        logging.info("Mirage: %s", report.splitlines()[0])  # what follows, the log has by itself
         tell_node(report, prompt.get_display_node_id(end))
         graph = GraphBuilder()
         links = outside_links(prompt, body_of(prompt, start, end), start, end)
@@ -273,11 +275,16 @@ class LoopKeep(io.ComfyNode):
                 MirageMemory.Input("memory", tooltip="The memory after the segment."),
             ],
             outputs=[MirageMemory.Output(display_name="memory", tooltip="The same, kept on disk.")],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )
 
     @classmethod
     def execute(cls, run, index, memory: Rollout) -> io.NodeOutput:
-        return io.NodeOutput(running(run).keep(index, memory))
+        loop = running(run)
+        kept = loop.keep(index, memory)
+        if notes := loop.notes():
+            tell("\n".join(notes), cls.hidden)
+        return io.NodeOutput(kept)
 
 
 class LoopFilm(io.ComfyNode):
@@ -317,19 +324,19 @@ class LoopFilm(io.ComfyNode):
 
 def _opened(prompt, order: LoopOrder, *, start: str, end: str) -> LoopRun:
     """The run of a loop, with the keys of all its segments."""
-    made_start = graph_parts(prompt, prompt.get_node(start)["inputs"]["memory"])
     body = graph_parts(prompt, result_link(prompt, end), start=start)
-    start_key, store = "", None
+    body = replace(body, parts={**body.parts, **conditions()})
+    film, warnings = None, []
     if order.is_keeping:
+        link, root = prompt.get_node(start)["inputs"]["memory"], film_root(folder_paths.get_output_directory())
         try:
-            start_key = content_key(order.memory)
+            film = film_start(order.memory, prompt=prompt, link=link, root=root, run=order.run)
+            order = replace(order, memory=film.memory)
         except TypeError as error:  # a memory with something in it that only another pack understands
-            logging.warning("Mirage: this film cannot be kept. %s", error)
-        else:
-            root = film_root(folder_paths.get_output_directory())
-            store = SegmentStore(root, film_folder(root, order.run, start_key))
+            warnings = [f"This film cannot be kept. {error}"]
+            logging.warning("Mirage: %s", warnings[0])
     context = get_executing_context()
-    return started(LoopRun(order, start_key, made_start, body, store, prompt=context.prompt_id if context else ""))
+    return started(LoopRun(order, film, body, context.prompt_id if context else "", warnings))
 
 
 def _is_used(prompt, end: str, output: int) -> bool:

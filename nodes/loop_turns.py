@@ -1,4 +1,4 @@
-"""What is different in each turn of a segment loop: seed, prompt, strength; and along which path the loop films."""
+"""What a segment loop is to make: the seed, prompt and strength of each turn, and along which path it films."""
 
 from __future__ import annotations
 
@@ -18,6 +18,21 @@ class Turn:
     seed: int
     prompt: str
     strength: float
+
+
+@dataclass(frozen=True)
+class LoopOrder:
+    """What Segment Loop Start hands to its End.
+
+    memory: the film where the loop begins, with the path it is to follow.  run: name of the folder, "" for one of the
+    film's own.  quota_bytes: for all films on disk.
+    """
+
+    memory: Rollout
+    turns: tuple[Turn, ...]
+    is_keeping: bool = True
+    run: str = ""
+    quota_bytes: int = 20 * 2**30
 
 
 def prompt_of(prompts: str, index: int) -> str:

@@ -2,7 +2,7 @@
 
 A segment's key is made of the key before it, its own turn, the cameras it uses, and every node its result depends on:
 their kinds, what is typed into them, how they are wired, and the files they name. Node ids, titles and positions do not
-count, nor do nodes that only show or save something.
+count, nor do nodes that only show or save something. What no node shows, the code and the device, is in conditions.py.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,11 @@ from comfy_execution.graph_utils import is_link
 
 from ..mirage_core.rollout import Rollout
 from ..mirage_core.rollout_files import canonical, tensor_bytes
+from .conditions import CONDITIONS
 from .loop_body import INDEX, LOOP, MEMORY, PROMPT, SEED, START_ID, STRENGTH, Link, class_of, links_of
 from .loop_turns import Turn
 
+ORIGIN = "origin"  # the part of a film's start that is the same when the same things made it (film_starts.py)
 _KEY_VERSION = 1
 _LONG = 300  # letters of a typed-in text that are kept as they are; of longer ones the hash
 _OWN_FOLDER = "mirage"
@@ -50,8 +52,13 @@ class GraphParts:
     reads_path_end: bool
 
 
-def graph_parts(prompt, root: Link, *, start: str | None = None) -> GraphParts:
-    """All that made the value at a link, as far as the outputs of `start`."""
+def graph_parts(
+    prompt, root: Link, *, start: str | None = None, leaving_out: Collection[tuple[str, str]] = ()
+) -> GraphParts:
+    """All that made the value at a link, as far as the outputs of `start`.
+
+    leaving_out: (class, input) of nodes that do not count, with all that only they depend on.
+    """
     names: dict[str, str] = {}
     counts: dict[str, int] = {}
     parts: dict[str, str] = {}
@@ -64,13 +71,19 @@ def graph_parts(prompt, root: Link, *, start: str | None = None) -> GraphParts:
         node = stack.pop()
         if node in names:
             continue
-        names[node] = _named(prompt.get_node(node)["class_type"], counts)
-        links = sorted((at, _behind(prompt, link)) for at, link in links_of(prompt, node).items())
+        kind = prompt.get_node(node)["class_type"]
+        names[node] = _named(kind, counts)
+        links = sorted(
+            (at, _behind(prompt, link)) for at, link in links_of(prompt, node).items() if (kind, at) not in leaving_out
+        )
         reads_path_end |= any(name == "end_image" for name, _ in links)
         outputs |= {link[1] for _, link in links if link[0] == start}
         stack += [link[0] for _, link in reversed(links) if link[0] != start and link[0] not in names]
     for node, name in names.items():
+        kind = prompt.get_node(node)["class_type"]
         for at, value in prompt.get_node(node)["inputs"].items():
+            if (kind, at) in leaving_out:
+                continue
             if is_link(value):
                 source, output = _behind(prompt, value)
                 parts[f"{name} {at}"] = f"{START_ID if source == start else names[source]} output {output}"
@@ -106,8 +119,9 @@ def segment_key(previous: str, parts: Mapping[str, str]) -> str:
 
 
 def differences(parts: Mapping[str, str], others: Mapping[str, str], number: int) -> list[str]:
-    """The names under which two segments with number `number` differ, as a person says them."""
-    changed = [name for name in {**others, **parts} if parts.get(name) != others.get(name)]
+    """The names under which two segments with number `number` differ, as a person says them; code and device first."""
+    changed = [name for name in {**others, **parts} if parts.get(name) != others.get(name) and name != ORIGIN]
+    changed.sort(key=lambda name: name not in CONDITIONS)
     return [f"{name} of segment {number}" if " " not in name or name.startswith("being") else name for name in changed]
 
 
@@ -140,7 +154,7 @@ def _identity(prompt, node: str) -> dict[str, str]:
         return {"content": says}
     stamps = {}
     for name, value in prompt.get_node(node)["inputs"].items():
-        stamp = _file_stamp(value) if isinstance(value, str) else None
+        stamp = file_stamp(value) if isinstance(value, str) else None
         if stamp is not None:
             stamps[f"{name} (file)"] = stamp
     return stamps
@@ -170,21 +184,33 @@ def _fingerprint(prompt, node: str) -> str | None:
     return _told(flat)
 
 
-def _file_stamp(value: str) -> str | None:
-    """A text that changes when the file that a typed-in text names does; None when it names none."""
-    if not value or len(value) > _LONG or "\n" in value:
+def file_stamp(value: str) -> str | None:
+    """A text that changes when the file of the host that a typed-in text names does; None when it names none.
+
+    Files elsewhere are not looked at: a text may be anything, and on Windows a mere look at //host opens a connection.
+    """
+    if not value or len(value) > _LONG or "\n" in value or value.replace("\\", "/").startswith("//"):
         return None
-    extension = os.path.splitext(value)[1].lower()
-    for folder, (_, extensions) in folder_paths.folder_names_and_paths.items():
-        if extension and (not extensions or extension in extensions):
-            path = folder_paths.get_full_path(folder, value)
-            if path is not None:
-                return _content_stamp(Path(path)) if folder == _OWN_FOLDER else _time_stamp(Path(path))
     try:
-        path = Path(value if os.path.isabs(value) else folder_paths.get_annotated_filepath(value))
-        return _time_stamp(path) if path.is_file() else None
+        extension = os.path.splitext(value)[1].lower()
+        for folder, (_, extensions) in folder_paths.folder_names_and_paths.items():
+            if extension and (not extensions or extension in extensions):
+                path = folder_paths.get_full_path(folder, value)
+                if path is not None:
+                    return _content_stamp(Path(path)) if folder == _OWN_FOLDER else _time_stamp(Path(path))
+        named = value if os.path.isabs(value) else folder_paths.get_annotated_filepath(value)
+        path = Path(os.path.normpath(named))
+        return _time_stamp(path) if _is_of_host(path) and path.is_file() else None
     except (ValueError, OSError):
         return None
+
+
+def _is_of_host(path: Path) -> bool:
+    """Whether a path lies in the host's input, output, temp or models. A link in there may lead anywhere."""
+    roots = [folder_paths.get_input_directory(), folder_paths.get_output_directory()]
+    roots += [folder_paths.get_temp_directory(), folder_paths.models_dir]
+    roots += [root for folders, _ in folder_paths.folder_names_and_paths.values() for root in folders]
+    return any(path.is_relative_to(os.path.abspath(root)) for root in roots)
 
 
 def _time_stamp(path: Path) -> str:

@@ -1,22 +1,25 @@
-"""Finished segments on disk: a folder per film under output/mirage, bounded, for several prompts and servers at once.
+"""Finished segments on disk: a folder per film under output/mirage, for several prompts and servers at once.
 
-Files are only ever added whole or taken away, so nobody needs a lock to read. A server that films marks the folder as
-in use; pruning leaves such folders alone, and everywhere takes the segments first that were not used for longest.
+Files are only ever added whole or taken away, so nobody needs a lock to read. What is deleted when: segment_pruning.py.
 """
 
 from __future__ import annotations
 
+import glob
+import logging
 import os
-import re
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from ..mirage_core.rollout import Rollout
 from ..mirage_core.rollout_files import (
+    ForeignSegment,
     KeptRollout,
+    Place,
     SegmentFile,
     check_tensors,
     load_rollout,
@@ -25,14 +28,14 @@ from ..mirage_core.rollout_files import (
     write_segment,
 )
 from .host_files import is_inside, name_problem
+from .segment_pruning import last_used
 
 GIB = 2**30
 _KEY_LETTERS = 20
-_IN_USE_SECONDS = 2 * 3600  # longer than a segment takes; a mark that old is of a server that died
-_YOUNG_SECONDS = 3
 _MAX_LISTED, _MAX_COMPARED = 500, 20
-_MAKER = re.compile(r"\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.(?:part|mark)$")
-_NAME = re.compile(r"(start|segment_\d{4})_[0-9a-f]{20}(?=[._])")
+_PATIENCE = (0.2, 1.0)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,12 @@ class SegmentStore:
     """The segments of one film, in one folder; different seeds or prompts of it lie side by side.
 
     root: the folder of all films.  folder: this film's.
+    warnings: one sentence on each file that cannot be used, for the user; find() and load() add to them.
     """
 
     root: Path
     folder: Path
+    warnings: list[str] = field(default_factory=list)
     mark: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -56,33 +61,42 @@ class SegmentStore:
         return self.folder / f"{kind}_{key[:_KEY_LETTERS]}.json"
 
     def find(self, key: str, number: int, *, is_start: bool = False) -> SegmentFile | None:
-        """A kept segment whose tensors are not looked at yet; None when there is none. A damaged one is set aside."""
+        """A kept segment whose tensors are not looked at yet; None when there is none that can be used."""
         path = self.path_of(key, number, is_start=is_start)
-        if not path.is_file():
-            return None
         try:
-            file = read_segment(path)
-            if file.key == key and file.tensors_path.is_file():
-                return file
-        except ValueError:
-            pass
-        except OSError:
+            file = self._patiently(lambda: read_segment(path))
+            if file.key != key:
+                raise ValueError(f"{path.name} holds another segment than its name says.")
+            if not file.tensors_path.exists():
+                raise ValueError(f"{file.tensors_path.name} is not there.")
+            return file
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        set_aside(path)
-        return None
+        except (ValueError, OSError) as error:
+            self._refuse(path, error)
+            return None
 
-    def load(self, file: SegmentFile, before: KeptRollout | None, *, of: Mapping[str, SegmentFile]) -> KeptRollout:
-        """A kept segment, checked to the last bit. Raises ValueError when it is damaged, or rests on other files."""
-        check_tensors(file)
-        return load_rollout(file, file_of=of.__getitem__, before=before)
+    def load(
+        self, file: SegmentFile, before: KeptRollout | None, *, of: Mapping[str, SegmentFile]
+    ) -> KeptRollout | None:
+        """A kept segment, checked to the last bit; None when it cannot be used.
+
+        of: the film's segments so far by key, with this one.
+        """
+        try:
+            return self._patiently(lambda: self._checked(file, before, of))
+        except (ValueError, OSError) as error:
+            self._refuse(file.path, error)
+            return None
 
     def write(
         self, rollout: Rollout, *, key: str, made_from: Mapping[str, str], before: KeptRollout | None,
-        of: Mapping[str, SegmentFile],
+        of: Mapping[str, SegmentFile], places: Mapping[int, Place],
     ) -> KeptRollout:  # fmt: skip
         """Keep a segment and give it back as it lies on disk.
 
-        of: the film's earlier segments by key.  Raises OSError when it cannot be written.
+        of: the film's earlier segments by key.  places: where tensors of it lie already, by id(tensor).
+        Raises OSError when it cannot be written, and ValueError or TypeError when it could not be read again.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         file = write_segment(
@@ -91,10 +105,44 @@ class SegmentStore:
             key=key,
             previous=before.file.key if before else "",
             made_from=made_from,
-            places=before.places if before else {},
+            places=places,
             checksums={one: other.checksum for one, other in of.items()},
         )
-        return self.load(file, before, of={**of, key: file})
+        return self._checked(file, before, {**of, key: file})
+
+    def warn(self, text: str) -> None:
+        """Tell the user something, once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+            logging.warning("Mirage: %s", text)
+
+    def _checked(self, file: SegmentFile, before: KeptRollout | None, of: Mapping[str, SegmentFile]) -> KeptRollout:
+        check_tensors(file)
+        return load_rollout(file, file_of=of.__getitem__, before=before)
+
+    def _patiently(self, read: Callable[[], T]) -> T:
+        """What `read` gives; a virus scanner or a network is given a moment, but only once per film."""
+        for seconds in () if self.warnings else _PATIENCE:
+            try:
+                return read()
+            except (FileNotFoundError, NotADirectoryError):
+                raise
+            except OSError:
+                time.sleep(seconds)
+        return read()
+
+    def _refuse(self, path: Path, error: Exception) -> None:
+        """Set a damaged segment aside. What cannot be read now, or by this version, may be sound: it stays."""
+        told = str(error).rstrip(".")
+        if isinstance(error, ForeignSegment):
+            self.warn(f"{told}. It stays as it is; use the version of Mirage that wrote it, or another run name.")
+        elif isinstance(error, OSError):
+            self.warn(
+                f"{path.name} cannot be read now ({told}). It stays as it is; cancel, and queue again when the disk "
+                "answers, or the segment is made once more."
+            )
+        elif set_aside(path):
+            self.warn(f"{told}. It is set aside as {path.name}.damaged and made again.")
 
     def mark_in_use(self, files: Iterable[SegmentFile] = ()) -> None:
         """Tell pruning, here and on other servers, that this film is being made of these segments."""
@@ -133,13 +181,19 @@ def film_root(output_directory: str) -> Path:
 def film_folder(root: Path, run: str, start_key: str) -> Path:
     """The folder of a film: by the name a user gave it, else by what it starts with.
 
-    Raises ValueError for a name that is none, or a link that leads out of root's folder.
+    Raises ValueError for a name that is none, or is a link.
     """
     check_run_name(run)
     folder = root / (run or f"film_{start_key[:12]}")
-    if not is_inside(folder, root.parent):
-        raise ValueError(f"run is {run!r}, a link to another place. Delete the link, or use another name.")
+    # The root may be a link to a larger disk; below it, a film's folder is its own.
+    if folder.is_symlink() or not is_inside(folder, root):
+        raise ValueError(f"run is {folder.name!r}, a link to another place. Delete the link, or use another name.")
     return folder
+
+
+def kept_starts(root: Path, run: str) -> Iterator[SegmentFile]:
+    """How the films of a run start, of all films without a name for "", the most recently used first."""
+    return _newest(root, f"{glob.escape(run) or 'film_*'}/start_*.json", most=_MAX_LISTED)
 
 
 def check_run_name(run: str) -> None:
@@ -151,7 +205,7 @@ def check_run_name(run: str) -> None:
 
 def kept_films(root: Path) -> list[str]:
     """Names of the folders that keep a film, the newest first."""
-    starts = sorted(root.glob("*/start_*.json"), key=_last_used, reverse=True)
+    starts = sorted(root.glob("*/start_*.json"), key=last_used, reverse=True)
     return list(dict.fromkeys(path.parent.name for path in starts))[:_MAX_LISTED]
 
 
@@ -166,130 +220,24 @@ def kept_segments(folder: Path) -> list[SegmentFile]:
     return files
 
 
-def set_aside(path: Path) -> None:
-    """Give both files of a damaged segment another name, so that it is made again and can be looked at."""
-    stem = path.name.removesuffix(".json")
+def set_aside(path: Path) -> bool:
+    """Give both files of a damaged segment another name, so that it is made again and can be looked at.
+
+    Returns whether a file was there to rename.
+    """
+    stem, is_renamed = path.name.removesuffix(".json"), False
     for one in (path, *path.parent.glob(f"{stem}_*.safetensors")):
         try:
             os.replace(one, one.with_name(f"{one.name}.damaged"))
+            is_renamed = True
         except OSError:  # gone, or read-only; then it is not written again either
             pass
+    return is_renamed
 
 
-def prune(root: Path, quota_bytes: int, *, spared: Iterable[Path] = ()) -> int:
-    """Delete the kept segments that were not used for longest until all films under root fit.
-
-    spared: JSONs that stay.  Films that another server is making stay as they are. Returns the bytes deleted.
-    """
-    spared, groups = set(spared), segment_files(root)
-    total = sum(_bytes_of(files) for files in groups.values())
-    if total <= quota_bytes:
-        return 0
-    deleted = 0
-    # The end of a film goes before its beginning, on which it rests: marks of use are at least as new there.
-    for path in sorted(groups, key=lambda one: (_last_used(one), -_number(one))):
-        if total - deleted <= quota_bytes:
-            break
-        if path not in spared and _is_free(path.parent, spared):
-            deleted += _delete([path, *groups[path]])
-    for folder in _film_folders(root):
-        clean(folder)
-    return deleted
-
-
-def segment_files(root: Path) -> dict[Path, list[Path]]:
-    """All files of kept segments under root, by the place of their JSON; also of those whose JSON is missing."""
-    groups: dict[Path, list[Path]] = {}
-    for folder in _film_folders(root):
-        for name in os.listdir(folder):
-            if (known := _NAME.match(name)) is not None:
-                groups.setdefault(folder / f"{known[0]}.json", []).append(folder / name)
-    return groups
-
-
-def _film_folders(root: Path) -> Iterator[Path]:
-    return (path for path in root.glob("*") if path.is_dir() and not path.is_symlink())
-
-
-def _is_free(folder: Path, spared: set[Path]) -> bool:
-    """True where nobody films, or only those whose segments are spared."""
-    marks = [one for one in folder.glob(".in_use.*.mark") if not _is_left_over(one)]
-    is_own = any(one.parent == folder for one in spared) and all(f".{maker()}-" in one.name for one in marks)
-    return not marks or is_own
-
-
-def _is_left_over(path: Path) -> bool:
-    """True for an unfinished file or a mark of a process that has ended, however it ended."""
-    age = time.time() - _last_used(path)
-    made_by = _MAKER.search(path.name)
-    if made_by is None or age > _IN_USE_SECONDS:
-        return age > _IN_USE_SECONDS
-    host, process = made_by.groups()
-    # The age is for two containers of one name, where process ids mean nothing.
-    return age > _YOUNG_SECONDS and host == maker()[:8] and not _is_alive(int(process))
-
-
-def _is_alive(process: int) -> bool:
-    if os.name == "nt":  # os.kill would end it there
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # another user's
-        pass
-    return True
-
-
-def _newest(folder: Path, pattern: str) -> Iterator[SegmentFile]:
-    for path in sorted(folder.glob(pattern), key=_last_used, reverse=True)[:_MAX_COMPARED]:
+def _newest(folder: Path, pattern: str, *, most: int = _MAX_COMPARED) -> Iterator[SegmentFile]:
+    for path in sorted(folder.glob(pattern), key=last_used, reverse=True)[:most]:
         try:
             yield read_segment(path)
         except (ValueError, OSError):
             continue
-
-
-def _last_used(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
-
-
-def _number(path: Path) -> int:
-    number = re.match(r"segment_(\d{4})_", path.name)
-    return int(number[1]) if number else -1
-
-
-def _bytes_of(files: Iterable[Path]) -> int:
-    total = 0
-    for one in files:
-        try:
-            total += one.stat().st_size
-        except OSError:
-            pass
-    return total
-
-
-def _delete(files: Iterable[Path]) -> int:
-    """Delete files, the JSON first. Returns the bytes that are free now."""
-    freed = 0
-    for one in dict.fromkeys(files):
-        try:
-            size = one.stat().st_size
-            one.unlink()
-            freed += size
-        except OSError:  # gone already; or on Windows, while its tensors are mapped: the next pruning takes it
-            pass
-    return freed
-
-
-def clean(folder: Path) -> None:
-    """Delete what processes that have ended left behind in the folder of a film, and the folder when it is empty."""
-    try:
-        for path in folder.iterdir():
-            if path.name.endswith((".mark", ".part")) and path.name.startswith(".") and _is_left_over(path):
-                _delete([path])
-        folder.rmdir()
-    except OSError:  # not there, or not empty
-        pass

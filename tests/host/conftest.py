@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from host.segment_films import CELLS, Films, path_of
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -58,6 +60,36 @@ def pack(host):
             package.__path__ = [str(folder)]
             sys.modules[name] = package
     return lambda module: importlib.import_module(f"mirage_pack.nodes.{module}")
+
+
+@pytest.fixture
+def core(pack):
+    """core("camera"): mirage_core as the pack has it, whose types are its own."""
+    pack("segment_store")
+    return lambda name: importlib.import_module(f"mirage_pack.mirage_core.{name}")
+
+
+@pytest.fixture
+def started(core):
+    """A film of three segments to make, without a memory."""
+    memory = core("memory").LatentMemory.empty(core("latent_grid").WAN22)
+    return core("rollout").Rollout.started(memory, torch.zeros(48, 1, *CELLS), path_of(core, "pan_right", 97))
+
+
+@pytest.fixture
+def store(pack):
+    return pack("segment_store")
+
+
+@pytest.fixture
+def pruning(pack):
+    return pack("segment_pruning")
+
+
+@pytest.fixture
+def films(store, tmp_path, started):
+    """Folders of kept films of three segments each."""
+    return Films(store, tmp_path / "mirage", started)
 
 
 @pytest.fixture(scope="session")

@@ -160,8 +160,10 @@ def replace_file(path, content):
 def test_where_nothing_can_be_written_the_film_goes_on_in_ram_and_is_reused_there(film, server):
     film.folder.parent.mkdir(parents=True, exist_ok=True)
     film.folder.write_text("a file where the folder should be")
-    assert film.report() == "rendering 1-3"
-    assert film.report(MirageLoopStart=prompts("room 0", "room 1", "a garden")) == "reused 1-2, rendering 3"
+    first, second = film.report(), film.report(MirageLoopStart=prompts("room 0", "room 1", "a garden"))
+    assert first.splitlines()[0] == "rendering 1-3" and f"cannot be kept in {film.folder} (" in first
+    assert "in RAM only, lost when ComfyUI ends: 1-3." in first
+    assert second.splitlines()[0] == "reused 1-2, rendering 3"
     warnings = [line for line in server.log.read_text().splitlines() if f"kept in {film.folder}" in line]
     assert len(warnings) == 2, "one warning per film, not per segment"
     assert film.folder.is_file()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
 import sys
@@ -10,121 +9,58 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
-SIZE, CELLS = (64, 64), (4, 4)
+from host.segment_films import SIZE, grown, path_of
+
 OTHER_MACHINE = "0123abcd-1-01234567"
 
 
-@pytest.fixture
-def core(pack):
-    """core("camera"): mirage_core as the pack has it, whose types are its own."""
-    pack("segment_store")
-    return lambda name: importlib.import_module(f"mirage_pack.mirage_core.{name}")
-
-
-@pytest.fixture
-def started(core):
-    """A film of three segments to make, without a memory."""
-    memory = core("memory").LatentMemory.empty(core("latent_grid").WAN22)
-    return core("rollout").Rollout.started(memory, torch.zeros(48, 1, *CELLS), path_of(core, "pan_right", 97))
-
-
-def path_of(core, move, frames):
-    shot = core("rollout").Shot(core("path_presets").preset(move, amount=20), frames, SIZE)
-    return shot.cameras(intrinsics=core("camera").pinhole_intrinsics(60, SIZE), unit_length=4.0)
-
-
-@pytest.fixture
-def store(pack):
-    return pack("segment_store")
-
-
-@pytest.fixture
-def films(store, tmp_path, started):
-    return Films(store, tmp_path / "mirage", started)
-
-
-class Films:
-    """Films of three segments each, as their files; each used later than the one before."""
-
-    def __init__(self, module, root, started):
-        self.module, self.root, self.started, self.clock = module, root, started, 1_000_000_000
-
-    def add(self, name):
-        one = self.module.SegmentStore(self.root, self.root / name)
-        kept, of = None, {}
-        for number in range(4):
-            rollout = self.started if kept is None else self.grown(kept.rollout)
-            key = f"{hash((name, number)) % 2**64:064x}"
-            kept = one.write(rollout, key=key, made_from={}, before=kept, of=of)
-            of[key] = kept.file
-        self.use(name)
-        return [file.path for file in of.values()]
-
-    def use(self, name):
-        self.clock += 100
-        for path in (self.root / name).glob("*.json"):
-            os.utime(path, (self.clock, self.clock))
-
-    @staticmethod
-    def grown(rollout):
-        segment = rollout.next_segment
-        return rollout.extended(torch.zeros(48, segment.latent_frames, *CELLS), rollout.view(segment))
-
-    def names(self):
-        return sorted(path.relative_to(self.root).as_posix()[:13] for path in self.root.glob("*/*.json"))
-
-    def bytes(self):
-        return sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file())
-
-
-def test_nothing_is_deleted_within_the_quota(store, films):
+def test_nothing_is_deleted_within_the_quota(pruning, films):
     films.add("one")
-    assert store.prune(films.root, films.bytes()) == 0
+    assert pruning.prune(films.root, films.bytes()) == 0
 
 
-def test_the_film_not_used_for_longest_goes_first(store, films):
+def test_the_film_not_used_for_longest_goes_first(pruning, films):
     films.add("one")
     films.add("two")
     films.use("one")
-    store.prune(films.root, films.bytes() // 2 + 100)
+    pruning.prune(films.root, films.bytes() // 2 + 100)
     assert [path.name for path in films.root.iterdir()] == ["one"]
     assert len(list((films.root / "one").glob("*.json"))) == 4
 
 
-def test_the_end_of_a_film_goes_before_its_beginning(store, films):
+def test_the_end_of_a_film_goes_before_its_beginning(pruning, films):
     films.add("one")
-    store.prune(films.root, films.bytes() - 100)
+    pruning.prune(films.root, films.bytes() - 100)
     assert [name[4:] for name in films.names()] == ["segment_0", "segment_0", "start_000"] or len(films.names()) == 3
     assert not list(films.root.glob("one/segment_0003*"))
 
 
-def test_a_film_being_made_by_another_server_stays(store, films):
+def test_a_film_being_made_by_another_server_stays(pruning, films):
     films.add("one")
     (films.root / "one" / f".in_use.{OTHER_MACHINE}.mark").touch()
     films.add("two")
-    store.prune(films.root, 0)
+    pruning.prune(films.root, 0)
     assert [path.name for path in films.root.iterdir()] == ["one"]
 
 
-def test_the_segments_of_the_film_being_made_stay(store, films):
+def test_the_segments_of_the_film_being_made_stay(pruning, store, films):
     paths = films.add("one")
     store.SegmentStore(films.root, films.root / "one").mark_in_use()
-    store.prune(films.root, 0, spared=paths[:3])
+    pruning.prune(films.root, 0, spared=paths[:3])
     assert sorted(films.root.glob("one/*.json")) == sorted(paths[:3])
 
 
-def test_a_mark_of_a_server_long_dead_protects_nothing(store, films):
+def test_a_mark_of_a_server_long_dead_protects_nothing(pruning, films):
     films.add("one")
     mark = films.root / "one" / f".in_use.{OTHER_MACHINE}.mark"
     mark.touch()
     os.utime(mark, (1_000_000_000, 1_000_000_000))
-    store.prune(films.root, 0)
+    pruning.prune(films.root, 0)
     assert list(films.root.iterdir()) == []
 
 
-def test_unfinished_files_of_a_process_that_ended_are_cleaned_up_and_others_stay(store, films, core):
+def test_unfinished_files_of_a_process_that_ended_are_cleaned_up_and_others_stay(pruning, films, core):
     maker = core("rollout_files").maker
     films.add("one")
     ended = subprocess.Popen([sys.executable, "-c", ""])
@@ -136,16 +72,16 @@ def test_unfinished_files_of_a_process_that_ended_are_cleaned_up_and_others_stay
     for path in (old, own, others):
         path.write_bytes(b"half")
         os.utime(path, (path.stat().st_mtime - 60,) * 2)
-    store.clean(films.root / "one")
+    pruning.clean(films.root / "one")
     assert [path.exists() for path in (old, own, others)] == [False, True, True]
 
 
-def test_files_of_the_user_are_never_deleted(store, films):
+def test_files_of_the_user_are_never_deleted(pruning, films):
     films.add("one")
     mine = [films.root / "one" / "notes.json", films.root / "film_00001.mp4", films.root / "one" / "start_me.json"]
     for path in mine:
         path.write_text("{}")
-    store.prune(films.root, 0)
+    pruning.prune(films.root, 0)
     assert all(path.exists() for path in mine)
 
 
@@ -186,10 +122,10 @@ def test_a_camera_belongs_to_the_segment_that_shows_its_frame(pack, core, starte
 
 
 def test_a_longer_path_changes_no_earlier_segment(pack, core, started):
-    keys, grown = pack("segment_keys"), started
+    keys, film = pack("segment_keys"), started
     for _ in range(3):
-        grown = Films.grown(grown)
-    onward = grown.redirected(path_of(core, "pan_left", 33))
+        film = grown(film)
+    onward = film.redirected(path_of(core, "pan_left", 33))
     longer = replace(started, cameras=onward.cameras, plan=onward.plan)
     assert len(longer.plan) == 4
     assert [parts_of(keys, started, index) == parts_of(keys, longer, index) for index in range(3)] == [True] * 3
