@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import weakref
 from pathlib import Path
 
 import folder_paths
@@ -11,7 +12,7 @@ from comfy_api.latest import io
 
 from ..mirage_core.rollout_files import KeptRollout, SegmentFile, check_foreign, check_tensors, load_rollout
 from .scenes import remember_scene
-from .segment_store import check_run_name, film_folder, film_root, kept_films, kept_segments
+from .segment_store import SegmentStore, check_run_name, film_folder, film_root, kept_films, kept_segments
 from .sockets import MirageMemory
 
 _NONE = "none"
@@ -48,10 +49,9 @@ class LoadSegmentRun(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, run, segment, take=0) -> str:
         try:
-            folder = film_folder(_root(), run, "")
-            return repr(
-                [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in sorted(folder.glob("*.json"))]
-            )
+            file, files = _chosen(run, segment, take)
+            # No times: a film that is made in this folder touches its files, and this one is still the same.
+            return repr([file.key, *sorted((one.path.name, one.checksum, one.bytes) for one in _used(file, files))])
         except (ValueError, OSError):
             return run
 
@@ -65,8 +65,26 @@ class LoadSegmentRun(io.ComfyNode):
 def loaded_run(run: str, segment: int, take: int = 0) -> tuple[KeptRollout, list[str]]:
     """The film of a run after so many segments (0: the longest), and one line per segment of it.
 
-    Raises ValueError when there is none, or when it is damaged.
+    While the film is in RAM, pruning leaves the run alone. Raises ValueError when there is none, or when it is damaged,
+    and OSError when it cannot be read.
     """
+    file, files = _chosen(run, segment, take)
+    store = SegmentStore(_root(), file.path.parent)
+    store.mark_in_use()  # the folder, not its files: take goes by when those were last used
+    try:
+        for one in _used(file, files):
+            check_tensors(one)
+        kept = load_rollout(file, file_of=files.__getitem__)
+        check_foreign(kept)
+    except BaseException:
+        store.release()
+        raise
+    weakref.finalize(kept.rollout, store.release)
+    return kept, _chain(file, files)
+
+
+def _chosen(run: str, segment: int, take: int) -> tuple[SegmentFile, dict[str, SegmentFile]]:
+    """The segment that the widgets mean, and all of its folder by key. Raises ValueError when there is none."""
     if not run or run == _NONE:
         raise ValueError("No run is chosen. Film once with keep on Segment Loop Start, press R, and choose it.")
     files = {file.key: file for file in kept_segments(film_folder(_root(), run, ""))}
@@ -77,14 +95,14 @@ def loaded_run(run: str, segment: int, take: int = 0) -> tuple[KeptRollout, list
         there = f"segments {numbers[0]} to {numbers[-1]}" if numbers else "nothing"
         what = f"segment {wanted}" + (f", take {take}" if take else "")
         raise ValueError(f"The run {run!r} has no {what}; it holds {there}. Choose another one.")
-    file = takes[take]
-    for key in (file.key, *file.needs):
-        if key not in files:
-            raise ValueError(f"{file.path.name} needs another segment that is not there any more. Film it again.")
-        check_tensors(files[key])
-    kept = load_rollout(file, file_of=files.__getitem__)
-    check_foreign(kept)
-    return kept, _chain(file, files)
+    return takes[take], files
+
+
+def _used(file: SegmentFile, files: dict[str, SegmentFile]) -> list[SegmentFile]:
+    """A segment and those that hold tensors of it. Raises ValueError when one is missing."""
+    if not file.needs.keys() <= files.keys():
+        raise ValueError(f"{file.path.name} needs another segment that is not there any more. Film it again.")
+    return [file, *(files[key] for key in file.needs)]
 
 
 def _chain(file: SegmentFile, files: dict[str, SegmentFile]) -> list[str]:
