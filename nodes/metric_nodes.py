@@ -11,11 +11,13 @@ from ..mirage_core.latent_grid import WAN22
 from ..mirage_core.memory import LatentMemory, MemoryBlock
 from ..mirage_core.metrics import Likeness, Pair, color_drift, hole_rate, likeness, same_pose_pairs
 from ..mirage_core.rollout import Rollout
+from ..mirage_core.segments import Segment
 from ..mirage_core.zbuffer import project
 from .film_nodes import picked_frames
 from .host_latents import to_host
 from .pictures import contact_sheet
 from .sockets import MirageMemory
+from .telling import tell
 
 _DIFFERENCE_GAIN = 3.0  # differences are shown so many times stronger
 _PAIRS = 24  # at most so many are scored: more say nothing new
@@ -31,6 +33,7 @@ class RevisitScore(io.ComfyNode):
             description="Finds frames that the film shows twice from the same pose and measures how alike they are, where the memory knew and where it did not.",
             search_aliases=["psnr", "ssim", "lpips", "metric", "closed loop", "consistency", "memory", "benchmark"],
             is_output_node=True,
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             inputs=[
                 MirageMemory.Input("memory", tooltip="The finished film, from Segment Loop End or the last Write Memory. Its path has to leave and return."),
                 io.Video.Input("video", optional=True, tooltip="The film, from Decode Film. Read frame by frame, so long films are no burden."),
@@ -59,27 +62,35 @@ class RevisitScore(io.ComfyNode):
         frames = _frames(memory, wanted, video, images, vae)
         if not pairs:
             text = f"No pose of these {filmed} frames comes back {min_gap} frames later or more: nothing to compare. Use a path that returns, such as out_and_back, over at least 3 segments."
+            tell(text, cls.hidden)
             return io.NodeOutput(text, contact_sheet([("frame 0", frames[0])]), ui={"text": (text,)})
         score = scored(memory, pairs, frames)
         text = _report(score, found)
+        tell(text, cls.hidden)
         return io.NodeOutput(text, _picture(_spread(pairs, pictures), frames), ui={"text": (text,)})
 
 
 @dataclass(frozen=True)
 class Score:
-    """Likeness of all pairs together: whole pictures, what the memory knew, what it did not. drift: CIE76."""
+    """Likeness of all pairs together: whole pictures, what the memory knew, what it did not.
+
+    drift: CIE76 of each segment in which the camera came back, by the segment's index.
+    """
 
     whole: Likeness
     covered: Likeness
     uncovered: Likeness
     holes: float
-    drift: float
+    drift: dict[int, float]
 
 
 def scored(memory: Rollout, pairs: list[Pair], frames: dict[int, torch.Tensor]) -> Score:
     """frames: [height width 3] in [0, 1] by number, those of all pairs."""
     again = torch.stack([frames[pair.again] for pair in pairs])
     first = torch.stack([frames[pair.first] for pair in pairs])
+    # Pairs are in the order of their second frames, so those of a segment are neighbours.
+    segments = [segment_of(memory, pair.again).index for pair in pairs]
+    spans = [range(segments.index(one), segments.index(one) + segments.count(one)) for one in dict.fromkeys(segments)]
     where = torch.cat([known_before(memory, pair.again) for pair in pairs])
     where = where.repeat_interleave(WAN22.spatial_stride, 1).repeat_interleave(WAN22.spatial_stride, 2)
     if where.shape[1:] != again.shape[1:3]:
@@ -89,13 +100,18 @@ def scored(memory: Rollout, pairs: list[Pair], frames: dict[int, torch.Tensor]) 
         covered=likeness(again, first, where),
         uncovered=likeness(again, first, ~where),
         holes=hole_rate(where),
-        drift=color_drift(again, first, [range(len(pairs))])[0],
+        drift=dict(zip(dict.fromkeys(segments), color_drift(again, first, spans), strict=True)),
     )
+
+
+def segment_of(memory: Rollout, frame: int) -> Segment:
+    """The segment that has filmed a pixel frame."""
+    return next(one for one in memory.plan if frame in one.output)
 
 
 def known_before(memory: Rollout, frame: int) -> torch.Tensor:
     """[1 rows columns] bool: cells of a pixel frame's view that the memory knew when its segment was begun."""
-    segment = next(one for one in memory.plan if frame in one.output)
+    segment = segment_of(memory, frame)
     last = segment.target_frames[0] // memory.grid.temporal_stride
     known = memory.landmarks
     blocks = tuple(_older(block, last) for block in known.blocks)
@@ -141,7 +157,9 @@ def _report(score: Score, pairs: list[Pair]) -> str:
         f"whole pictures: PSNR {score.whole.psnr:.2f} dB, SSIM {score.whole.ssim:.3f}, LPIPS {perceptual}",
         _line("remembered pixels", score.covered),
         _line("the rest", score.uncovered),
-        f"holes: {score.holes:.0%} of the pixels; colour drift {score.drift:.2f} (CIE76; 2.3 is just noticed)",
+        f"holes: {score.holes:.0%} of the pixels",
+        "colour drift (CIE76; 2.3 is just noticed): "
+        + ", ".join(f"{drift:.2f} in segment {index + 1}" for index, drift in score.drift.items()),
     ]
     return "\n".join(lines)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -58,7 +60,7 @@ def pictures() -> torch.Tensor:
 def test_a_film_that_is_the_same_on_its_way_back_scores_perfectly(pack, returning, pictures):
     report, picture = run(pack("metric_nodes").RevisitScore, memory=returning, images=pictures)
     assert report.startswith("32 pairs of frames from one pose, 34 to 96 frames apart")
-    assert "PSNR inf dB, SSIM 1.000" in report and "colour drift 0.00" in report
+    assert "PSNR inf dB, SSIM 1.000" in report and "0.00 in segment 3" in report
     assert picture.shape[0] == 1 and picture.shape[-1] == 3
 
 
@@ -67,6 +69,14 @@ def test_noise_on_the_way_back_costs_likeness(pack, returning, pictures):
     noisy[49:] = (noisy[49:] - 0.1).clamp(0, 1)
     report, _ = run(pack("metric_nodes").RevisitScore, memory=returning, images=noisy)
     assert "PSNR 20." in report
+
+
+def test_colour_drift_is_told_for_each_segment_that_comes_back(pack, returning, pictures):
+    darker = pictures.clone()
+    darker[65:] = (darker[65:] - 0.1).clamp(0, 1)
+    report, _ = run(pack("metric_nodes").RevisitScore, memory=returning, images=darker, min_gap=9)
+    (found,) = re.findall(r"([\d.]+) in segment 2, ([\d.]+) in segment 3", report)
+    assert float(found[0]) == 0 and float(found[1]) > 5
 
 
 def test_only_what_was_written_before_the_segment_counts_as_known(pack, returning):
