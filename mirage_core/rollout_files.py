@@ -44,6 +44,10 @@ _BROKEN = (
 Place = tuple[str, str]
 
 
+class ForeignSegment(ValueError):
+    """A segment of another version of this code: nothing is wrong with it, and it has to stay as it is."""
+
+
 @dataclass(frozen=True)
 class SegmentFile:
     """The JSON of one kept segment.
@@ -170,30 +174,31 @@ def maker() -> str:
 def read_segment(path: Path) -> SegmentFile:
     """The JSON of a segment, checked; its tensors are not looked at.
 
-    Raises ValueError, one sentence with the reason, when it is damaged, foreign or of another version, and OSError
-    when it cannot be read.
+    Raises ValueError, one sentence with the reason, when it is damaged; ForeignSegment when it is of another version or
+    something else altogether; OSError when it cannot be read.
     """
     try:
         if path.stat().st_size > _MAX_JSON_BYTES:
             raise ValueError("it is too large")
         told = json.loads(path.read_bytes())
         if not isinstance(told, dict) or told.get("format") != _FORMAT:
-            raise ValueError(f"it does not say {_FORMAT}")
+            raise ForeignSegment(f"it does not say {_FORMAT}")
         if told.get("version") != _VERSION:
-            raise ValueError(f"its version is {str(told.get('version'))[:20]}, this code reads version {_VERSION}")
+            raise ForeignSegment(f"its version is {str(told.get('version'))[:20]}, this code reads version {_VERSION}")
         return _checked_file(path, told)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path.name} is no segment of a film ({str(error).rstrip('.')}).") from error
+        kind = ForeignSegment if isinstance(error, ForeignSegment) else ValueError
+        raise kind(f"{path.name} is no segment of a film ({str(error).rstrip('.')}).") from error
 
 
 def check_tensors(file: SegmentFile) -> None:
-    """Raise ValueError unless the tensors' file is there and exactly as it was written."""
+    """Raise ValueError unless the file of the tensors is there and as it was written; OSError if it cannot be read."""
     digest = hashlib.sha256()
     try:
         with file.tensors_path.open("rb") as content:
             while part := content.read(2**22):
                 digest.update(part)
-    except OSError as error:
+    except FileNotFoundError as error:
         raise ValueError(f"{file.tensors_path.name} cannot be read ({error.strerror}).") from error
     if digest.hexdigest() != file.checksum:
         raise ValueError(f"{file.tensors_path.name} is damaged: its checksum is not the one noted when it was written.")
@@ -206,8 +211,9 @@ def load_rollout(
 
     file_of: the segment of a key.  before: an earlier Rollout of the same film; what both hold is shared, with all that
     was derived from it.
-    Raises ValueError, one sentence, for files that do not belong together or hold no Rollout. Checksums are not
-    verified here (check_tensors), nor values (check_foreign).
+    Raises ValueError, one sentence, for files that do not belong together or hold no Rollout; ForeignSegment for parts
+    that only another version of this code knows; OSError when a file cannot be read. Checksums are not verified here
+    (check_tensors), nor values (check_foreign).
     """
     tensors: dict[Place, torch.Tensor] = dict(before.tensors) if before else {}
     with _refused(file):
@@ -225,6 +231,11 @@ def load_rollout(
     return KeptRollout(rollout, file, held, parts)
 
 
+def placed_tensors(rollout: Rollout, file: SegmentFile) -> list[tuple[torch.Tensor, Place]]:
+    """The tensors of a Rollout that was written as `file`, each with where it lies now."""
+    return [(one, _place(tree)) for one, tree in _paired(rollout, file.tree) if isinstance(one, torch.Tensor)]
+
+
 def check_foreign(kept: KeptRollout) -> None:
     """Read every value of a Rollout whose files may come from a stranger.
 
@@ -238,9 +249,12 @@ def check_foreign(kept: KeptRollout) -> None:
 def _refused(file: SegmentFile) -> Iterator[None]:
     try:
         yield
+    except (OSError, torch.cuda.OutOfMemoryError):  # says nothing about what is in the file
+        raise
     except _BROKEN as error:
         reason = str(error).rstrip(".")
-        raise ValueError(f"{file.path.name} cannot be used as a segment of a film ({reason}).") from error
+        kind = ForeignSegment if isinstance(error, ForeignSegment) else ValueError
+        raise kind(f"{file.path.name} cannot be used as a segment of a film ({reason}).") from error
 
 
 def _named(unfinished: Path, path: Path) -> None:
@@ -338,12 +352,12 @@ def _restored(tree: Any, tensors: Mapping[Place, torch.Tensor], parts: Mapping[b
             return {str(name): restore(one) for name, one in tree["dict"].items()}
         kind = types.get(tree["type"])
         if kind is None:
-            raise ValueError(f"it holds a {str(tree['type'])[:40]}, which this code does not know")
+            raise ForeignSegment(f"it holds a {str(tree['type'])[:40]}, which this code does not know")
         if kind is not Rollout and (part := parts.get(canonical(tree))) is not None:
             return part
         known = {one.name for one in fields(kind)}
         if unknown := [name for name in tree["fields"] if name not in known]:
-            raise ValueError(f"its {kind.__name__} has a field {unknown[0][:40]!a}, which this code does not know")
+            raise ForeignSegment(f"its {kind.__name__} has a field {unknown[0][:40]!a}, which this code does not know")
         return kind(**{name: restore(one) for name, one in tree["fields"].items()})
 
     return restore(tree)
