@@ -5,7 +5,8 @@ frame's camera, and every cell that has a depth gets a verdict, see Verdict. Kee
 upkeep.py; deciding which cells are static, and what their depth is, comes before.
 
 Confidence counts sightings: the doubt 1 - confidence of a point halves whenever it is seen again (less for a cell of
-less confidence itself), grows by half whenever a camera looks through it, and at 1 the point is dropped.
+less confidence itself), grows by half whenever a camera looks through it, and at 1 the point is dropped. A point seen
+once by a cell of confidence 1 has 0.5. Where a point lies, and what it shows, never changes: a sighting is no average.
 """
 
 from __future__ import annotations

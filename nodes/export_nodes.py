@@ -38,7 +38,7 @@ class ExportMemory(io.ComfyNode):
                 io.String.Input("filename_prefix", default="exports/mirage", tooltip="Name of a folder in ComfyUI's output folder; '/' makes subfolders, a number is put behind it."),
                 io.Image.Input("images", optional=True, tooltip="All decoded frames of the film: points then get the colours of the pictures. Without them, the rough colours of latents."),
                 io.Combo.Input("world", options=["opencv", "y_up", "z_up"], default="opencv", optional=True, tooltip="Axes of the .ply. opencv fits the COLMAP folder and nerfstudio; y_up glTF, Nuke and ComfyUI's 3D viewers; z_up Blender."),
-                io.Float.Input("min_confidence", default=0.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True, tooltip="Leave out points the depth model was less sure of than this, where it says so."),
+                io.Float.Input("min_confidence", default=0.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True, tooltip="Leave out points of less confidence than this. With memory_mode fuse, seen once gives up to 0.5, twice 0.75; points of the first picture, and of append, have what the depth model said, or 1."),
             ],
             outputs=[
                 io.String.Output(display_name="folder", tooltip="The written folder, within the output folder."),

@@ -47,7 +47,7 @@ class InspectMemory(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 MirageMemory.Input("memory", tooltip="A memory, at any moment of the film."),
-                io.Combo.Input("color", options=list(COLORINGS), default=PREVIEW, tooltip="Colours of the points: as in the pictures; by age; by how sure the depth model was; by segment; or locked and free."),
+                io.Combo.Input("color", options=list(COLORINGS), default=PREVIEW, tooltip="Colours of the points: as in the pictures; by age; by confidence, which rises with every sighting; by segment; or locked and free."),
             ],
             outputs=[
                 io.Image.Output(display_name="plan", tooltip="All points from above with the film's path."),
@@ -107,11 +107,11 @@ class EditMemory(io.ComfyNode):
                             io.Int.Input("older_than", default=4, min=0, max=10000, tooltip="Points remembered more than so many segments before the newest."),
                         ]),
                         io.DynamicCombo.Option("confidence", [
-                            io.Float.Input("below", default=0.3, min=0.0, max=1.0, step=0.01, tooltip="Points the depth model was less sure of than this."),
+                            io.Float.Input("below", default=0.3, min=0.0, max=1.0, step=0.01, tooltip="Points of less confidence than this. With memory_mode fuse, being seen once by a sure depth model gives 0.5, twice 0.75: 0.3 takes what was seen once by an unsure one or contradicted since, 0.51 all that was seen once. Points of the first picture, and of append, have what the depth model said."),
                         ]),
                         io.DynamicCombo.Option("everything", []),
                     ],
-                    tooltip="Which points are chosen: in a box; under a mask seen from a frame of the film; from some segments; old ones; unsure ones; all.",
+                    tooltip="Which points are chosen: in a box; under a mask seen from a frame of the film; from some segments; old ones; those of little confidence; all.",
                 ),
             ],
             outputs=[
