@@ -14,6 +14,7 @@ from .adapter import Adapter, VaeEncoder, load_branch, load_lora
 from .branch_patch import apply_rollout
 from .flow_unipc import flow_sigmas, flow_unipc_sampler
 from .sockets import MirageAdapter, MirageMemory, MirageView
+from .telling import tell
 
 _FOLDER = "mirage"
 _NONE = "none"
@@ -55,6 +56,7 @@ class LoadMirageAdapter(io.ComfyNode):
                 "files."
             ),
             search_aliases=["mirage", "spatia", "vace", "control", "side branch", "lora", "checkpoint"],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             inputs=[
                 io.Combo.Input(
                     "side_branch",
@@ -125,6 +127,7 @@ class LoadMirageAdapter(io.ComfyNode):
         if lora != _NONE:
             weights = load_lora(_lora_path(lora))
         adapter = Adapter(branch, weights, lora_strength)
+        tell(adapter.words(), cls.hidden)
         return io.NodeOutput(adapter, adapter.words(), ui=ui.PreviewText(adapter.words()))
 
 

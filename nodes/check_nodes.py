@@ -20,6 +20,7 @@ from ..mirage_core.rollout import Rollout, Shot
 from .adapter import Adapter
 from .path_pictures import preflight_strip
 from .sockets import MirageAdapter, MirageMemory, MiragePath
+from .telling import tell
 
 
 class PathCheck(io.ComfyNode):
@@ -32,6 +33,7 @@ class PathCheck(io.ComfyNode):
             description="Looks at a camera path before any GPU time: what is known along it, what is too fast or too near, how long it takes.",
             search_aliases=["preflight", "coverage", "speed", "collision", "estimate", "vram", "time"],
             is_output_node=True,
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             inputs=[
                 MirageMemory.Input("memory", tooltip="From Init Latent Memory, or a film you want to go on with."),
                 MiragePath.Input("path", optional=True, tooltip="The path to check, beginning where the film is now. Without it, what is left of the memory's own path."),
@@ -79,6 +81,7 @@ class PathCheck(io.ComfyNode):
             teraflops=teraflops,
         )
         report = _report(found, cost, memory, teraflops)
+        tell(report, cls.hidden)
         return io.NodeOutput(report, preflight_strip(found), found.level != "red", ui={"text": (report,)})
 
 

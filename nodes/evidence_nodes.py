@@ -9,6 +9,7 @@ from .evidence_sources import gathered_evidence
 from .geometry import read_geometry
 from .segment_errors import segment_label
 from .sockets import DA3Geometry, MirageEvidence, MirageMemory, MirageView, MoGeGeometry
+from .telling import tell
 
 
 class SceneEvidence(io.ComfyNode):
@@ -21,6 +22,7 @@ class SceneEvidence(io.ComfyNode):
             description="Collects once what may be sky, what may move and where depth may be wrong. Dynamic/Sky Mask is tuned on it "
             "without running anything again. Every source is optional.",
             search_aliases=["evidence", "sky", "movers", "parallax", "optical flow", "confidence", "mask scores"],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
             inputs=[
                 io.Image.Input("images", tooltip="The picture, or the frames of a segment: all of them, or those that Frames for Depth picks."),
                 io.MultiType.Input("geometry", types=[MoGeGeometry, DA3Geometry], optional=True, tooltip="Depth of the same frames. Gives sky, confidence, edges and thin structures, and parallax together with memory."),
@@ -55,4 +57,5 @@ class SceneEvidence(io.ComfyNode):
             label = "" if memory is None else f"{segment_label(memory)}, Scene Evidence: "
             raise ValueError(f"{label}{error}") from error
         report = evidence.report()
+        tell(report, cls.hidden)
         return io.NodeOutput(evidence, report, ui=ui.PreviewText(report))
