@@ -50,7 +50,15 @@ def test_run_button_makes_a_film_after_a_value_was_changed(canvas, client, front
     films = [file for made in outputs.values() for file in made_files(made) if file["filename"].endswith(".mp4")]
     assert len({film["filename"] for film in films}) == 1, "the loop and what follows it write one film"
     assert len(client.fetch(films[0])) > 1000
-    canvas.page.wait_for_timeout(1000)  # the pictures arrive in the nodes
+    canvas.page.wait_for_timeout(1000)  # pictures and words arrive in the nodes
+    words = canvas.page.evaluate("""() => app.graph.nodes.map(node => [node.type,
+        (node.widgets ?? []).map(widget => widget.value).filter(value => typeof value === 'string').join(' | ')])""")
+    for kind, told in (
+        ("MirageWriteFilm", "9 frames"),
+        ("MirageRevisitScore", "No pose"),
+        ("MirageLoopEnd", "rendering 1"),
+    ):
+        assert any(node == kind and told in text for node, text in words), (kind, words)
     canvas.screenshot(f"film_made_{frontend}")
 
 
