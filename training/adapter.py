@@ -68,7 +68,7 @@ def usable(films: Sequence[Film], recipe: Recipe) -> list[Film]:
             f"None of {len(films)} films has {least} latent frames. Render longer clips: python -m training.clip_pool "
             "output/nano/flights --frames 97 --flights 1."
         )
-    found = [film for film in long if bool(((film.depth > 0) & film.is_static).any())]
+    found = [film for film in long if bool(((film.depth > 0) & film.depth.isfinite() & film.is_static).any())]
     if not found:
         raise ValueError(
             f"None of {len(long)} films has depth anywhere, so that there is nothing to remember. Put depth/ beside "

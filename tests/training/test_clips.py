@@ -12,6 +12,7 @@ import torch
 from mirage_core.camera_path import CameraPath
 from mirage_core.path_formats import write
 from mirage_core.path_formats.track import CameraTrack
+from training import clips
 from training.clips import clip_folders, read_clip_folder, read_clips
 from training.pictures import read_metres, read_rgb
 from training.worlds import FIRST_HELD_OUT, World, __main__, random_flight
@@ -86,6 +87,24 @@ def test_long_clips_are_cut_into_pieces(scene):
     folder, _, _ = scene
     pieces = list(read_clips(folder, image_size=SIZE, frames=2))
     assert [len(piece) for piece in pieces] == [2, 2]
+
+
+def test_pieces_are_those_of_the_whole_clip(scene):
+    folder, _, _ = scene
+    whole = read_clip_folder(folder / "film", image_size=(32, 32))
+    for start, piece in zip((0, 2), read_clips(folder, image_size=(32, 32), frames=2), strict=True):
+        for name in ("rgb", "depth", "is_sky", "is_mover", "times"):
+            assert torch.equal(getattr(piece, name), getattr(whole, name)[start : start + 2]), name
+        assert torch.equal(piece.cameras.cam2world, whole.cameras.cam2world[start : start + 2])
+
+
+def test_of_a_long_film_one_piece_at_a_time_is_read(scene, monkeypatch):
+    folder, _, _ = scene
+    seen = []
+    monkeypatch.setattr(clips, "read_rgb", lambda path: seen.append(path.name) or read_rgb(path))
+    pieces = read_clips(folder, image_size=SIZE, frames=2)
+    next(pieces)
+    assert len(seen) == 2, "no picture of the next piece yet"
 
 
 def test_a_clip_without_cameras_or_pictures_is_refused(scene, tmp_path):
