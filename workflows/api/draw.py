@@ -134,6 +134,9 @@ ROWS = [
 
 LAY_OUT = """([rooms, rows, models, notes]) => {
   const graph = app.graph, byId = (id) => graph.getNodeById(id);
+  // Nodes that grow by the lines they have to say once they have run.
+  const speakers = ['LoadAdapter', 'SceneEvidence', 'RevisitScore', 'WriteFilm', 'LoopEnd', 'WriteMemory', 'EditMemory',
+    'InspectMemory', 'LoadMemory', 'SaveMemory', 'GenerateSegment'].map((name) => `Mirage${name}`);
   let top = 0;
   for (const row of rows) {
     let left = 0, bottom = top;
@@ -145,10 +148,10 @@ LAY_OUT = """([rooms, rows, models, notes]) => {
           const node = byId(id), size = node.computeSize();
           node.size = [Math.max(size[0], 320), Math.max(size[1], node.size[1] < 2000 ? size[1] : 0)];
           if (['PreviewImage', 'SaveImage', 'LoadImage'].includes(node.type)) node.size = [340, 340];
-          if (node.type === 'MirageWriteFilm') node.size[1] += 240;  // the film plays on the node
+          if (node.type === 'MirageWriteFilm') node.size[1] += 280;  // the film plays on the node
           if (node.type === 'PreviewAny') node.size = [420, 220];
           node.pos = [left + 30, y];
-          y += node.size[1] + 70;
+          y += node.size[1] + 70 + (speakers.includes(node.type) ? 90 : 0);
           width = Math.max(width, node.size[0]);
         }
         left += width + 60; bottom = Math.max(bottom, y);
