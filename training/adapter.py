@@ -202,6 +202,10 @@ def main() -> None:
         raise FileNotFoundError(
             f"There is no side branch at {branch}. Train it first, --stage branch, or give --branch."
         )
+    if is_large and asked.text is None:
+        raise ValueError(
+            f"{asked.base.name} is a real Wan2.2: give a --text, which python -m training.encode_text writes."
+        )
     asked.folder = asked.folder / asked.stage
     run = asked_run(asked)
     codec = Codec(asked.autoencoder, run.device)

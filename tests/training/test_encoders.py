@@ -57,9 +57,13 @@ def test_an_adapter_of_another_encoder_is_refused(folder, name, tmp_path):
 
 def test_a_real_base_is_not_trained_on_latents_of_the_nano_world(folder, tmp_path, monkeypatch):
     asked = ["x", "--base", str(folder / "wan.safetensors"), "--autoencoder", str(folder / "nano_vae.safetensors")]
-    monkeypatch.setattr(sys, "argv", [*asked, "--folder", str(tmp_path), "--threads", "1"])
-    with pytest.raises(ValueError, match=r"is a real Wan2\.2, and nano_vae.*Give --autoencoder lighttaew2_2"):
-        adapter.main()
+    for further, sentence in (
+        ((), r"is a real Wan2\.2: give a --text, which python -m training\.encode_text"),
+        (("--text", "text.safetensors"), r"is a real Wan2\.2, and nano_vae.*Give --autoencoder lighttaew2_2"),
+    ):
+        monkeypatch.setattr(sys, "argv", [*asked, "--folder", str(tmp_path), "--threads", "1", *further])
+        with pytest.raises(ValueError, match=sentence):
+            adapter.main()
     check_encoders(Codec(folder / "real_vae.safetensors"), folder / "wan.safetensors")
 
 
