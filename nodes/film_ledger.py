@@ -68,11 +68,21 @@ def ledger_path(film: Path) -> Path:
 def save_ledger(film: Path, ledger: Ledger) -> None:
     """Write the ledger of a film so that a crash leaves the old one or the new one."""
     path = ledger_path(film)
+    with part_of(path) as part:
+        with open(part, "w", encoding="utf-8") as file:
+            file.write(json.dumps({"version": _VERSION, **asdict(ledger)}, indent=1))
+            to_disk(file)
+        os.replace(part, path)
+
+
+@contextmanager
+def part_of(path: Path) -> Iterator[Path]:
+    """A file to be made beside `path` and then put in its place. On an error it goes: a full disk wants space back."""
     part = path.with_name(f".{path.name}.part")
-    with open(part, "w", encoding="utf-8") as file:
-        json.dump({"version": _VERSION, **asdict(ledger)}, file, indent=1)
-        to_disk(file)
-    os.replace(part, path)
+    try:
+        yield part
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def to_disk(file: IO) -> None:

@@ -20,7 +20,7 @@ import av
 import torch
 from av.video.reformatter import ColorRange, Colorspace
 
-from .film_ledger import Ledger, Piece, save_ledger, to_disk
+from .film_ledger import Ledger, Piece, part_of, save_ledger, to_disk
 
 _GROWING = "empty_moov+default_base_moof+frag_custom+skip_trailer+use_metadata_tags"
 _BT709 = 1  # the number of BT.709 for matrix, primaries and transfer alike (ITU-T H.273)
@@ -76,7 +76,7 @@ class Mp4Film:
     def copied(self, source: Path, ledger: Ledger, count: int) -> Ledger:
         """This film made anew from the first `count` pieces of a film at `source`, ready to grow."""
         pieces, start, head = [], 0, b""
-        with _part(self.path) as part:
+        with part_of(self.path) as part:
             with open(part, "wb") as file:
                 for old, packets in zip(ledger.pieces[:count], _piece_packets(source, ledger), strict=False):
                     box_head, fragment = self._remuxed(packets, start, len(pieces))
@@ -103,7 +103,7 @@ class Mp4Film:
         piece = Piece(key, count, len(fragment), hashlib.sha256(fragment).hexdigest())
         if not ledger.pieces:
             ledger = replace(ledger, head=len(head), head_digest=hashlib.sha256(head).hexdigest())
-            with _part(self.path) as part:
+            with part_of(self.path) as part:
                 with open(part, "wb") as file:
                     file.write(head + fragment)
                     to_disk(file)
@@ -121,7 +121,7 @@ class Mp4Film:
         """The same film as an ordinary MP4, its index in front, for players that seek before they have all of it."""
         if not self._is_growing(ledger):
             return ledger
-        with _part(self.path) as part:
+        with part_of(self.path) as part:
             self._remux_whole(part)
             digest, stamp = _digest(part, 0, part.stat().st_size), _stamp(part)
             finished = replace(ledger, finished=digest, finished_stamp=stamp, stamp=_stamp(self.path))
@@ -263,13 +263,3 @@ def _digest(path: Path, at: int, size: int) -> str:
 def _stamp(path: Path) -> str:
     state = path.stat()
     return f"{state.st_size} {state.st_mtime_ns}"
-
-
-@contextlib.contextmanager
-def _part(path: Path) -> Iterator[Path]:
-    """A file to be made beside `path` and then put in its place. On an error it goes: a full disk wants space back."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        yield part
-    finally:
-        part.unlink(missing_ok=True)

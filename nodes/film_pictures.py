@@ -6,11 +6,12 @@ import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 
 import torch
 
-from .film_ledger import Ledger, Piece, save_ledger, to_disk
+from .film_ledger import Ledger, Piece, part_of, save_ledger, to_disk
 from .pictures import to_picture
 
 
@@ -58,9 +59,7 @@ class PngFilm:
         self.folder.mkdir(parents=True, exist_ok=True)
         other = PngFilm(source, self.size)
         for frame in range(kept.frames):
-            with open(self.picture(frame), "wb") as file:
-                file.write(other.picture(frame).read_bytes())
-                to_disk(file)
+            self._put(frame, other.picture(frame).read_bytes())
         kept = replace(kept, stamp=self._stamp(kept.frames))
         save_ledger(self.path, kept)
         return kept
@@ -74,12 +73,12 @@ class PngFilm:
         start = at = ledger.frames
         try:
             for frame in frames:
-                with open(self.picture(at), "wb") as file:
-                    to_picture(frame).save(file, "PNG", compress_level=4)
-                    to_disk(file)
+                picture = BytesIO()
+                to_picture(frame).save(picture, "PNG", compress_level=4)
+                self._put(at, picture.getvalue())
                 at += 1
         except OSError:
-            for made in range(start, at + 1):
+            for made in range(start, at):
                 self.picture(made).unlink(missing_ok=True)
             raise
         size = sum(self.picture(one).stat().st_size for one in range(start, at))
@@ -90,6 +89,15 @@ class PngFilm:
 
     def finish(self, ledger: Ledger) -> Ledger:
         return ledger
+
+    def _put(self, frame: int, content: bytes) -> None:
+        """A picture in its place, whole and on the disk, or not at all."""
+        place = self.picture(frame)
+        with part_of(place) as part:
+            with open(part, "wb") as file:
+                file.write(content)
+                to_disk(file)
+            os.replace(part, place)
 
     def _has(self, ledger: Ledger, piece: int) -> bool:
         start = sum(one.frames for one in ledger.pieces[:piece])

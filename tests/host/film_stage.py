@@ -70,4 +70,4 @@ def contents(path: Path) -> list[bytes]:
 def pixels(path: Path) -> list[bytes]:
     if path.is_file():
         return [frame.tobytes() for frame in read(path)[0]]
-    return [np.asarray(Image.open(one)).tobytes() for one in sorted(path.iterdir())]
+    return [np.asarray(Image.open(one)).tobytes() for one in sorted(path.glob("frame_*.png"))]
