@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import grid_sample
 
 from mirage_core.camera import Cameras, pinhole_intrinsics
+from mirage_core.path_presets import PRESETS
 from training.worlds import (
     FIRST_HELD_OUT,
     World,
@@ -161,6 +162,15 @@ def test_flights_keep_clear_of_everything_and_start_where_their_path_starts(worl
         relative = flight.path.cameras(33, intrinsics=flight.cameras.intrinsics[0], image_size=SIZE)
         again = relative.moved(flight.cameras.cam2world[0])
         assert torch.allclose(again.cam2world, flight.cameras.cam2world, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [*PRESETS, "loop"])
+def test_every_move_of_camera_path_finds_room_in_a_world(name):
+    world = (World.room if len(name) % 2 else World.plaza)(FIRST_HELD_OUT + 3)
+    flown = random_flight(world, 0, frames=33, image_size=SIZE, name=name)
+    assert flown.name == name, "it fell back to turning on the spot"
+    moved = (flown.cameras.cam2world - flown.cameras.cam2world[0]).abs().amax(dim=(1, 2))
+    assert bool(moved.max() > 0.01) is (name != "static")
 
 
 def test_a_ball_on_a_floor_is_where_geometry_says():
