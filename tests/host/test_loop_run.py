@@ -31,13 +31,21 @@ class Studio:
         starts, keys = self.pack("film_starts"), self.pack("segment_keys")
         conditions = self.pack("conditions").conditions()
         made_from = {**self.graph, **conditions, keys.ORIGIN: origin + str(conditions)}
-        film = starts.kept_start(start or self.start, made_from=made_from, root=self.root, run=run)
+        return self.run_from(starts.kept_start(start or self.start, made_from=made_from, root=self.root, run=run), seed)
+
+    def run_from(self, film, seed=1):
+        keys, conditions = self.pack("segment_keys"), self.pack("conditions").conditions()
         turns = self.pack("loop_turns").loop_turns(SEGMENTS, seed, "increment", "a room")
         body = keys.GraphParts(conditions, frozenset({3}), False)
         return self.pack("loop_run").LoopRun(self.pack("loop_turns").LoopOrder(film.memory, turns), film, body)
 
     def film(self, start=None, **options):
-        run = self.run(start, **options)
+        return self.filmed(self.run(start, **options))
+
+    def film_from(self, start):
+        return self.filmed(self.run_from(start))
+
+    def filmed(self, run):
         said, memory = run.begin(), run.memory
         for index in range(SEGMENTS):
             kept = run.reused(index, memory)
@@ -103,6 +111,40 @@ def test_where_no_reason_can_be_told_the_loop_says_that(studio):
     studio.film()
     other = replace(studio.start, latents=(studio.start.latents[0] * 1.5,))
     assert "nothing in front of the loop has changed, yet it gives another start" in studio.film(other).said
+
+
+def start_prompt(*, prefix="", preset="pan_right", image="room.jpg"):
+    """The nodes of a film's start as the host gets them."""
+
+    def node(class_type, **inputs):
+        return {"class_type": class_type, "inputs": inputs}
+
+    return {
+        f"{prefix}1": node("LoadImage", image=image),
+        f"{prefix}2": node("MirageCameraPath", preset=preset),
+        f"{prefix}3": node("MirageSimpleDepth", image=[f"{prefix}1", 0], fov=60.0),
+        f"{prefix}4": node("MirageInitLatentMemory", geometry=[f"{prefix}3", 0], path=[f"{prefix}2", 0]),
+    }
+
+
+@pytest.mark.parametrize(
+    "changes, rounding, said",
+    [
+        ({"prefix": "8:"}, True, "reused 1-3"),
+        ({"preset": "pan_left"}, True, "reused 1-3"),
+        ({"image": "garden.jpg"}, True, "rendering 1-3 (changed: LoadImage image)"),
+        ({"image": "copy_of_the_room.jpg"}, False, "reused 1-3"),
+    ],
+)
+def test_a_start_is_known_by_its_graph_or_by_its_content(studio, pack, changes, rounding, said):
+    graph = pytest.importorskip("comfy_execution.graph")
+    for changed in ({}, changes):
+        prompt = graph.DynamicPrompt(start_prompt(**changed))
+        film = rounded_otherwise(studio.start) if changed and rounding else studio.start
+        link = [f"{changed.get('prefix', '')}4", 0]
+        start = pack("film_starts").film_start(film, prompt=prompt, link=link, root=studio.root, run="castle")
+        told = studio.film_from(start).said
+    assert told == said
 
 
 def test_another_version_of_the_code_makes_every_segment_anew_and_says_so(studio, pack, monkeypatch):
