@@ -79,7 +79,7 @@ def usable(films: Sequence[Film], recipe: Recipe) -> list[Film]:
     return found
 
 
-def _left_to_the_trainer(_worker: int) -> None:
+def left_to_the_trainer(_worker: int) -> None:
     """Ctrl-C goes to all processes of a terminal; the trainer needs its workers until it has saved."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -95,7 +95,7 @@ def train(adapter: Adapter, films: Sequence[Film], training: Training, *, measur
             batch_size=None,
             num_workers=options.workers,
             shuffle=False,
-            worker_init_fn=_left_to_the_trainer,
+            worker_init_fn=left_to_the_trainer,
         )
     )
     example = next(examples)

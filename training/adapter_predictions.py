@@ -18,8 +18,8 @@ import torch
 
 from .adapter_crew import Crew
 from .adapter_flight import Way
-from .clip_pool import clip_files, read_clip
-from .film_sources import add_film_arguments
+from .clip_pool import clip_note, read_clip
+from .film_sources import add_film_arguments, clips_and_shelf
 from .nano_films import Film, FilmShelf
 
 
@@ -56,11 +56,9 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     crew = Crew.of(asked.autoencoder, asked.base, asked.branch, asked.lora, device=asked.device)
-    shelf = FilmShelf(asked.films / crew.codec.stamp)
-    clips = [clip for folder in asked.clips for clip in clip_files(folder)]
-    clips = [
-        clip for clip in clips if (shelf.folder / clip.name).is_file() and len(read_clip(clip)) >= asked.least_frames
-    ]
+    clips, folder = clips_and_shelf(asked, asked.clips, asked.own_clips, asked.films / crew.codec.stamp)
+    shelf = FilmShelf(folder)
+    clips = [clip for clip in clips if (folder / clip.name).is_file() and clip_note(clip).frames >= asked.least_frames]
     chosen = clips[:: max(1, len(clips) // max(1, asked.count))][: asked.count]  # rooms and plazas
     for path in predict(crew, shelf, chosen, steps=asked.steps, is_again=asked.again):
         print(path.name, flush=True)

@@ -30,12 +30,12 @@ def films_of(codec: Codec, asked: argparse.Namespace) -> Films:
     Raises ValueError without any clip.
     """
     shelves = asked.films / codec.stamp
-    clips, shelf = _clips_and_shelf(asked, asked.clips, asked.own_clips, shelves)
+    clips, shelf = clips_and_shelf(asked, asked.clips, asked.own_clips, shelves)
     held_out: list[Path] = []
     measured = shelves
     if asked.held_out_clips is not None:
         own = asked.held_out_clips if asked.own_clips is not None else None
-        held_out, measured = _clips_and_shelf(asked, [asked.held_out_clips], own, shelves / "held_out")
+        held_out, measured = clips_and_shelf(asked, [asked.held_out_clips], own, shelves / "held_out")
     shelf, measured = FilmShelf(shelf, is_mirrored=asked.mirror), FilmShelf(measured, is_held_out=True)
     for index, path in enumerate(shelf.fill(codec, clips)):
         if index % 20 == 0:
@@ -46,7 +46,7 @@ def films_of(codec: Codec, asked: argparse.Namespace) -> Films:
     return found
 
 
-def _clips_and_shelf(
+def clips_and_shelf(
     asked: argparse.Namespace, folders: Sequence[Path], own: Path | None, shelf: Path
 ) -> tuple[list[Path], Path]:
     """Clips, and the folder of their films. own: a folder of clips of one's own, instead of `folders` of rendered ones.

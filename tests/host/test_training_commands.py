@@ -36,7 +36,7 @@ def started(folder: Path, module: str, *arguments: str) -> subprocess.Popen:
 
 def ran(folder: Path, module: str, *arguments: str) -> str:
     command = started(folder, module, *arguments)
-    said, _ = command.communicate(timeout=300)
+    said, _ = command.communicate(timeout=600)
     assert command.returncode == 0, said
     return said
 
@@ -50,7 +50,7 @@ def killed_and_resumed(folder: Path, trained: str, module: str, *arguments: str)
     """The log of a training that was killed after its first checkpoint and then started again by the same command."""
     checkpoint = folder / "output/nano" / trained / "checkpoint.safetensors"
     command = started(folder, module, *arguments, *FREQUENT)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not checkpoint.is_file() and command.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     command.send_signal(signal.SIGKILL)

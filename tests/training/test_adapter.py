@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +14,13 @@ from random import Random
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader, Dataset
 
 from mirage_core.branch_files import branch_file
 from mirage_core.lora_files import lora_file
 from tests.training.flights import CELLS, film, frames
 from training import adapter as adapter_command
+from training import adapter_predictions
 from training.adapter import held_out_batches, held_out_loss, train, usable
 from training.adapter_crew import Crew
 from training.adapter_examples import Recipe, batch_of, example_of
@@ -27,6 +31,7 @@ from training.adapter_plan import plan
 from training.adapter_predictions import predict
 from training.clip_pool import write_clip
 from training.contexts import read_contexts
+from training.film_sources import add_film_arguments, films_of
 from training.nano import Nano, NanoOptions, save_base
 from training.nano_films import Codec, FilmShelf
 from training.notes import note_of
@@ -34,6 +39,7 @@ from training.run import Run, Training
 from training.stand_in.vae import stand_in_vae
 from training.wan import Wan, WanSizes, initialised
 from training.wan_memory import Lora, SideBranch
+from training.worlds.export import export_film
 
 SIZES = WanSizes(dim=64, ffn_dim=128, heads=2, layers=2, text_dim=16)
 PURE = Recipe(
@@ -156,6 +162,21 @@ def test_the_branch_learns_and_a_run_that_was_cut_off_goes_on(base, tmp_path):
     found = branch_file(tmp_path / "branch.safetensors")
     assert found.layout == "hole_mask" and found.cell_rule == "center" and found.layers(64, 2) == (0, 1)
     assert found.stated.resolution == (64, 64)
+
+
+class Handlers(Dataset):
+    """What SIGINT does in the process that reads it."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> bool:
+        return signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_a_ctrl_c_for_the_trainer_leaves_its_workers_alive():
+    loader = DataLoader(Handlers(), batch_size=None, num_workers=1, worker_init_fn=adapter_command.left_to_the_trainer)
+    assert list(loader) == [True]
 
 
 def test_the_file_states_the_fastest_move_of_the_training():
@@ -327,6 +348,21 @@ def test_predicted_latents_are_made_once_and_then_remembered_instead_of_the_true
     example = example_of(film, Random(0), replace(PURE, model_rate=1, view_loss=1), references=1, preceding=0)
     shown = {tuple(cell.tolist()) for cell in example.context[:48].flatten(1).T if cell.any()}
     assert shown <= {tuple(cell.tolist()) for cell in film.predicted.flatten(1).T}
+
+
+def test_the_films_of_own_clips_are_predicted_too(base, tmp_path, monkeypatch):
+    export_film(tmp_path / "mine" / "walk", frames(65))
+    save_file(stand_in_vae(), tmp_path / "tae.safetensors")
+    films = ["--autoencoder", str(tmp_path / "tae.safetensors"), "--films", str(tmp_path / "films")]
+    films += ["--own-clips", str(tmp_path / "mine"), "--own-size", "64", "64", "--own-frames", "65"]
+    parser = argparse.ArgumentParser()
+    add_film_arguments(parser)
+    asked = parser.parse_args(films)
+    assert films_of(Codec(asked.autoencoder), asked).shown[0].predicted is None
+    models = ["--base", str(base), "--branch", "none", "--lora", "none"]
+    monkeypatch.setattr(sys, "argv", ["x", *films, *models, "--steps", "1", "--threads", "1", "--device", "cpu"])
+    adapter_predictions.main()
+    assert films_of(Codec(asked.autoencoder), asked).shown[0].predicted is not None
 
 
 def test_files_of_another_training_are_refused(base, tmp_path):
