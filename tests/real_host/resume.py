@@ -56,9 +56,9 @@ def set_inputs(prompt: dict, **changes) -> dict:
 
 
 @contextmanager
-def own_server(comfyui: Path, base: Path, output: Path, log: Path) -> Iterator[Server]:
-    """A server with all models and pictures of `base` whose output goes elsewhere."""
-    folders = ["--base-directory", str(base), "--output-directory", str(output)]
+def own_server(comfyui: Path, base: Path, output: Path, log: Path, *options: str) -> Iterator[Server]:
+    """A server with all models and pictures of `base` whose output goes elsewhere. options: of the command line."""
+    folders = ["--base-directory", str(base), "--output-directory", str(output), *options]
     python = Path(os.environ.get("MIRAGE_COMFYUI_PYTHON") or sys.executable)
     with running_server(python, comfyui, folders, log=log, use_cpu=True) as server:
         yield server
