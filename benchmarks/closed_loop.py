@@ -29,7 +29,7 @@ from training.nano_films import Codec
 from training.nano_words import words_of
 from training.worlds import FIRST_HELD_OUT, Frames, World, random_flight
 
-from .closed_loop_plot import write_bars
+from .closed_loop_plot import write_bars, write_films
 from .nano_crew import add_crew_arguments, asked_crew
 from .reporting import machine, print_table, save_results
 
@@ -146,14 +146,18 @@ def flights(crew: Crew, asked: argparse.Namespace) -> Iterator[dict]:
                 flown = crew.fly(variant.way, frames, words, seed=noise, steps=asked.steps, has_lora=variant.has_lora)
                 made = crew.codec.decode(flown.rollout.film)
                 name, found = variant.name, figures(flown, made, frames)
-                words_of_name = re.sub(r"\W+", "_", name)
-                picture = f"{crew.stamp}_world{world:02d}_{words_of_name}_{seed}.png"
-                picture_rows(asked.out / picture, [frames.rgb, made], frames=5)
+                picture_rows(_picture(asked.out, crew, name, world, seed), [frames.rgb, made], frames=5)
             entry = {"variant": name, "world": world, "seed": seed, **found}
             with log.open("a") as file:
                 file.write(json.dumps(entry) + "\n")
             yield entry
         print(f"world {world + 1} of {asked.worlds}: {len(missing)} flights", flush=True)
+
+
+def _picture(out: Path, crew: Crew, name: str, world: int, seed: int) -> Path:
+    """Where five frames of the truth stand above five of a film."""
+    words = re.sub(r"\W+", "_", name)
+    return out / f"{crew.stamp}_world{world:02d}_{words}_{seed}.png"
 
 
 def _whole_entries(log: Path, *, worlds: int, seeds: int) -> list[dict]:
@@ -263,7 +267,10 @@ def main() -> None:
     write_bars(asked.out / "closed_loop.png", rows, "PSNR dB", f"PSNR of the returned frame, dB ({machine()})")
     if asked.save:
         save_results("closed_loop", title, rows)
-        write_bars(Path(__file__).parent / "results/closed_loop.png", rows, "PSNR dB", "PSNR of the returned frame, dB")
+        results = Path(__file__).parent / "results"
+        write_bars(results / "closed_loop.png", rows, "PSNR dB", "PSNR of the returned frame, dB")
+        ghosts = [_picture(asked.out, crew, name, 0, 0) for name in (_PULLED_BURNT, _PULLED)]
+        write_films(results / "static_mask.jpg", ghosts)
 
 
 if __name__ == "__main__":

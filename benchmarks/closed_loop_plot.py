@@ -1,4 +1,4 @@
-"""Bars with intervals, as a PNG; Pillow only."""
+"""Bars with intervals, and films below each other; Pillow only."""
 
 from __future__ import annotations
 
@@ -49,6 +49,24 @@ def write_bars(path: Path, rows: Sequence[dict], column: str, title: str) -> Non
         draw.text((at(mean + half) + 8, top + 4), f"{mean:.2f}", fill=_INK, font=font)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
+
+
+def write_films(path: Path, pictures: Sequence[Path]) -> None:
+    """The truth above the film of each picture; every picture has the truth in its upper half and a film in its lower.
+
+    Writes nothing when one of them is missing: whoever flew them kept them elsewhere.
+    """
+    if not all(one.is_file() for one in pictures):
+        return
+    opened = [Image.open(one).convert("RGB") for one in pictures]
+    width, height = opened[0].size
+    rows = [opened[0].crop((0, 0, width, height // 2))]
+    rows += [one.crop((0, height // 2, width, height)) for one in opened]
+    sheet = Image.new("RGB", (width, sum(row.height for row in rows)))
+    for index, row in enumerate(rows):
+        sheet.paste(row, (0, index * (height // 2)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path, quality=88)
 
 
 def _parts(cell: str) -> tuple[float, float]:

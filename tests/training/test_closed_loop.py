@@ -8,12 +8,14 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks import closed_loop
-from benchmarks.closed_loop_plot import write_bars
+from benchmarks.closed_loop_plot import write_bars, write_films
 from benchmarks.nano_crew import add_crew_arguments, asked_crew
 from tests.training.flights import frames
 from training.nano import Nano, NanoOptions, save_base
@@ -63,6 +65,20 @@ def test_figures_that_do_not_exist_are_left_out_of_means():
 def test_the_plot_shows_every_row(tmp_path):
     write_bars(tmp_path / "bars.png", closed_loop.table(ENTRIES), "PSNR dB", "PSNR")
     assert (tmp_path / "bars.png").stat().st_size > 1000
+
+
+def test_films_are_shown_below_one_truth(tmp_path):
+    for name, shade in (("one", 90), ("other", 160)):
+        sheet = Image.new("RGB", (40, 32), (20, 20, 20))
+        sheet.paste((shade,) * 3, (0, 16, 40, 32))
+        sheet.save(tmp_path / f"{name}.png")
+    write_films(tmp_path / "films.jpg", [tmp_path / "one.png", tmp_path / "other.png"])
+    made = Image.open(tmp_path / "films.jpg")
+    assert made.size == (40, 48)
+    shades = np.array(made.convert("L"))[[8, 24, 40], 20]
+    assert np.abs(shades.astype(int) - (20, 90, 160)).max() < 4
+    write_films(tmp_path / "none.jpg", [tmp_path / "one.png", tmp_path / "gone.png"])
+    assert not (tmp_path / "none.jpg").exists()
 
 
 @pytest.fixture
