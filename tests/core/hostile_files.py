@@ -10,6 +10,8 @@ import struct
 import zipfile
 from collections.abc import Iterator
 
+import numpy as np
+
 FLIPS, CUTS = 14, 7  # per good file
 _HUGE = 10**12
 
@@ -54,6 +56,84 @@ def json_lies(good: str) -> Iterator[Case]:
                 yield f"{key} is {str(value)[:12]}", text.encode()
             yield f"{key} is NaN", json.dumps({**document, key: float("nan")}).encode()
             yield f"no {key}", json.dumps({one: value for one, value in document.items() if one != key}).encode()
+
+
+def deep_lies(good: str, seed: int, count: int) -> Iterator[Case]:
+    """JSON with one value anywhere in the document replaced, left out, or put in twice."""
+    rng = random.Random(seed)
+    places = list(_places(json.loads(good)))
+    for _ in range(count):
+        document, place = json.loads(good), rng.choice(places)
+        holder = document
+        for step in place[:-1]:
+            holder = holder[step]
+        at, value = place[-1], rng.choice(_LIES)
+        if value == "left out":
+            del holder[at]
+        elif value == "twice" and isinstance(holder, list):
+            holder.insert(at, holder[at])
+        else:
+            holder[at] = value
+        yield f"{place[-3:]} is {str(value)[:12]}", json.dumps(document).encode()
+
+
+_LIES = (
+    None, [], {}, "", "x", -1, 0, 1.5, 2**31, 2**63, 10**30, 10**400, 1e308, -1e308, 1e-320, True, [[]], [None],
+    "9" * 5000, {"range": [0, 10**9, 1]}, {"range": [0, 10**30, 1]}, {"dict": {}}, {"type": "Rollout", "fields": {}},
+    {"tensor": ["", ""]}, "left out", "twice",
+)  # fmt: skip
+
+
+def _places(value: object, before: tuple = ()) -> Iterator[tuple]:
+    """The way to every value inside a document."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for at, one in inside:
+        yield (*before, at)
+        yield from _places(one, (*before, at))
+
+
+def word_lies(good: str, seed: int, count: int) -> Iterator[Case]:
+    """Text files with one word replaced, a line doubled or torn, and lines without end."""
+    rng = random.Random(seed)
+    words = [*"nan inf -inf 1e400 -1 0 1_0 0x10 \0 \u202e \u0663 x #".split(" "), "9" * 5000, ""]
+    lines = good.splitlines()
+    for _ in range(count):
+        at, changed = rng.randrange(len(lines)), list(lines)
+        told = changed[at].split(" ")
+        if rng.random() < 0.1:
+            changed.insert(at, changed[at])
+        elif rng.random() < 0.1:
+            changed[at] = changed[at][: len(changed[at]) // 2]
+        else:
+            told[rng.randrange(len(told))] = rng.choice(words)
+            changed[at] = " ".join(told)
+        yield f"line {at + 1}: {ascii(changed[at])[:20]}", "\n".join(changed).encode()
+    yield "a line of two million words", good.encode() + b"1 " * 2_000_000
+    yield "two million empty lines", b"\n" * 2_000_000 + good.encode()
+    yield "half a million lines", (lines[-1] + "\n").encode() * (500_000 // max(1, len(lines[-1]) // 8))
+
+
+def npy_lies() -> Iterator[Case]:
+    """Arrays whose header, which numpy reads as Python text, says what is not there; archives; pickled objects."""
+    good = io.BytesIO()
+    np.save(good, np.tile(np.eye(4), (3, 1, 1)))
+    shapes = "(10**12, 4, 4) (1000000000000, 4, 4) (-1, 4, 4) (3.0, 4, 4) ('a', 4, 4) (True, 4, 4) () 3 None"
+    for shape in shapes.replace(", ", ",").split(" "):
+        header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+        yield f"shape {shape}", good.getvalue()[:10] + header.encode() + good.getvalue()[128:]
+    for kind in ("|O", "<f16", "<U9999999", "|V8", "<M8[s]", "[('a', '<f8')]", "x", "<f8000000000"):
+        header = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': (3, 4, 4), }}".ljust(117) + "\n"
+        yield f"numbers of kind {kind}", good.getvalue()[:10] + header.encode() + good.getvalue()[128:]
+    for text in ("(" * 100, "__import__('os')", "{}", "[" * 5000, "9" * 5000):
+        header = text.ljust(117) + "\n"
+        size = struct.pack("<H", len(header))
+        yield f"header {text[:8]}", good.getvalue()[:8] + size + header.encode() + good.getvalue()[128:]
+    archive = io.BytesIO()
+    np.savez(archive, poses=np.tile(np.eye(4), (3, 1, 1)))
+    yield "an .npz under another name", archive.getvalue()
+    objects = io.BytesIO()
+    np.save(objects, np.array([_Runs()], dtype=object), allow_pickle=True)
+    yield "pickled objects", objects.getvalue()
 
 
 def header_lies(good: bytes) -> Iterator[Case]:
