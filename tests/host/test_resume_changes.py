@@ -167,6 +167,9 @@ def test_where_nothing_can_be_written_the_film_goes_on_in_ram_and_is_reused_ther
     warnings = [line for line in server.log.read_text().splitlines() if f"kept in {film.folder}" in line]
     assert len(warnings) == 2, "one warning per film, not per segment"
     assert film.folder.is_file()
+    finished = film.client.run(film.prompt(MirageLoopStart={"seed": 77, "segments": 1}))
+    shown = [event.data["text"] for event in finished.events if event.kind == "text"]
+    assert any(f"cannot be kept in {film.folder} (" in text for text in shown), "on the node, not only in the report"
 
 
 @pytest.mark.parametrize("run", ["..", "a/b", "C:x", "con", "/etc", "ab\u202e", "x."])
