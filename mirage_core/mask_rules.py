@@ -61,11 +61,11 @@ class MaskRules:
                 raise ValueError(f"{name} is {value}; it is a whole number.")
             object.__setattr__(self, name, int(value) if isinstance(low, int) else float(value))
         if self.priority not in PRIORITIES:
-            raise ValueError(f"priority is {self.priority!r}; it is one of {', '.join(PRIORITIES)}.")
+            raise ValueError(f"priority is {str(self.priority)[:80]!r}; it is one of {', '.join(PRIORITIES)}.")
         if not isinstance(self.weights, dict):
-            raise ValueError(f"weights are {self.weights!r}; they are numbers by source.")
+            raise ValueError(f"weights are {str(self.weights)[:80]!r}; they are numbers by source.")
         if unknown := [name for name in self.weights if name not in SOURCES]:
-            raise ValueError(f"There is no source {unknown[0]!r}; the sources are {', '.join(SOURCES)}.")
+            raise ValueError(f"There is no source {str(unknown[0])[:80]!r}; the sources are {', '.join(SOURCES)}.")
         given = {name: _number(f"The weight of {name}", value, 0, MAX_WEIGHT) for name, value in self.weights.items()}
         object.__setattr__(self, "weights", DEFAULT_WEIGHTS | given)
 
@@ -259,8 +259,8 @@ def _slice(frames: range) -> slice:
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
         raise ValueError(f"{name} is {str(value)[:80]!r}; it is a number.")
     if not low <= value <= high:
-        raise ValueError(f"{name} is {value}; it lies between {low} and {high}.")
+        raise ValueError(f"{name} is {str(value)[:80]}; it lies between {low} and {high}.")
     return float(value)

@@ -19,6 +19,7 @@ from .reading import (
     digits,
     image_size_of,
     intrinsics_of,
+    named,
     natural_key,
     numbers,
     text_of,
@@ -49,7 +50,7 @@ def read_colmap(cameras_text: bytes, images_text: bytes, options: ReadOptions) -
     images.sort(key=lambda image: natural_key(image[3]))
     for line, _, camera, _ in images:
         if camera not in models:
-            raise ValueError(f"images.txt line {line} uses camera {camera}, which cameras.txt does not define.")
+            raise ValueError(f"images.txt line {line} uses camera {named(camera)}, which cameras.txt does not define.")
     sizes = {models[camera][0] for _, _, camera, _ in images}
     if len(sizes) > 1:
         raise ValueError(f"The images have different sizes {sorted(sizes)}. Resize them to one size first.")
@@ -85,7 +86,7 @@ def _read_models(text: str) -> dict[str, tuple[tuple[int, int], list[list[float]
         focals = _FOCALS.get(words[1])
         if focals is None:
             raise ValueError(
-                f"{where} has a {words[1]} camera; Mirage's cameras are pinholes. "
+                f"{where} has a {named(words[1])} camera; Mirage's cameras are pinholes. "
                 "Undistort first (colmap image_undistorter writes PINHOLE)."
             )
         parameters = numbers(words[4:], len(words) - 4, where)

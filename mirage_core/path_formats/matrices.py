@@ -28,6 +28,7 @@ from .reading import (
     digits,
     json_of,
     matrix_of,
+    named,
     natural_key,
     numbers,
     text_of,
@@ -54,7 +55,7 @@ def read_npy(data: bytes, options: ReadOptions) -> CameraTrack:
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = header(stream)
     except _DAMAGED as error:
-        raise ValueError(f"This is not a .npy file ({error}).") from error
+        raise ValueError(f"This is not a .npy file ({named(error)}).") from error
     if dtype.kind not in "fiu":
         raise ValueError(f"The .npy holds {dtype}; numbers are expected (pickled objects are never read).")
     if shape == (4, 4):
@@ -72,7 +73,7 @@ def read_npy(data: bytes, options: ReadOptions) -> CameraTrack:
     try:
         array = np.load(io.BytesIO(data), allow_pickle=False).reshape(shape)
     except _DAMAGED as error:
-        raise ValueError(f"The .npy is damaged ({error}). Export it again.") from error
+        raise ValueError(f"The .npy is damaged ({named(error)}). Export it again.") from error
     poses = torch.eye(4, dtype=torch.float64).repeat(shape[0], 1, 1)
     poses[:, : shape[1]] = torch.from_numpy(array.astype(np.float64))
     return _posed(poses, options, lambda index: f"matrix {index}", "A .npy holds poses only.")

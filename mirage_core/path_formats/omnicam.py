@@ -22,14 +22,17 @@ from .reading import (
     image_size_of,
     intrinsics_of_vertical_fov,
     json_of,
+    named,
     number,
     numbers,
     objects,
+    shown,
     vertical_fov_degrees,
     whole_number,
 )
 from .track import CameraTrack
 
+_MAX_NAMED = 8  # cameras in a message
 _EASINGS: dict[str, Callable[[float], float]] = {
     "linear": lambda t: t,
     "hold": lambda t: 0.0,
@@ -51,7 +54,9 @@ def read_omnicam(data: bytes, options: ReadOptions) -> CameraTrack:
     document = json_of(data, "OmniCam scene")
     track = _track(document, options.camera)
     if int(number(track.get("schema_version", 0), "schema_version")) > 1:
-        raise ValueError(f"The OmniCam track has version {track['schema_version']}; version 1 is read. Update Mirage.")
+        raise ValueError(
+            f"The OmniCam track has version {named(track['schema_version'])}; version 1 is read. Update Mirage."
+        )
     if track.get("constraints"):
         raise ValueError("The OmniCam camera has constraints. Bake it in OmniCam (export .chan or glTF) and load that.")
     keys = sorted(objects(track.get("keyframes"), "keyframes"), key=lambda key: number(key.get("frame"), "frame"))
@@ -84,8 +89,8 @@ def _track(document: dict[str, Any], camera: str | None) -> dict[str, Any]:
         if wanted in (item.get("id"), item.get("label")) or (len(cameras) == 1 and camera is None):
             if isinstance(item.get("track"), dict):
                 return item["track"]
-    names = ", ".join(str(item.get("label", item.get("id"))) for item in cameras)
-    raise ValueError(f"The OmniCam scene has no camera {wanted!r}; it has {names or 'none'}.")
+    names = ", ".join(named(item.get("label", item.get("id"))) for item in cameras[:_MAX_NAMED])
+    raise ValueError(f"The OmniCam scene has no camera {shown(wanted)}; it has {names or 'none'}.")
 
 
 def _cut_cameras(cuts: list[Any]) -> list[Any]:
@@ -97,12 +102,12 @@ def _state(key: dict[str, Any], frame: int) -> tuple[list[float], str]:
     where = f"keyframe at frame {frame}"
     camera = key["camera"] if isinstance(key.get("camera"), dict) else key
     if str(camera.get("camera_type", "perspective")) != "perspective":
-        raise ValueError(f"{where} is {camera['camera_type']}; Mirage's cameras are perspective ones.")
+        raise ValueError(f"{where} is {named(camera['camera_type'])}; Mirage's cameras are perspective ones.")
     easing = str(key.get("interpolation", "ease"))
     if easing not in _EASINGS:
         raise ValueError(
-            f"{where} uses {easing!r} curves, which only OmniCam can bake. Export .chan or glTF there and load that, "
-            f"or use one of {', '.join(_EASINGS)}."
+            f"{where} uses {shown(easing)} curves, which only OmniCam can bake. Export .chan or glTF there and load "
+            f"that, or use one of {', '.join(_EASINGS)}."
         )
     values = numbers(camera.get("position"), 3, f"{where}: position")
     values += numbers(camera.get("target"), 3, f"{where}: target")

@@ -87,20 +87,20 @@ def json_of(data: bytes, what: str) -> dict[str, Any]:
 def number(value: Any, where: str) -> float:
     """A finite float from a JSON value or a word of text; a ValueError that names `where` otherwise."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"{where} is {_short(value)}; a number is expected.")
+        raise ValueError(f"{where} is {shown(value)}; a number is expected.")
     try:
         result = float(value)
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"{where} is {_short(value)}; a number is expected.") from error
+        raise ValueError(f"{where} is {shown(value)}; a number is expected.") from error
     if not math.isfinite(result):
-        raise ValueError(f"{where} is {_short(value)}; NaN and infinite values are no camera. Export the path again.")
+        raise ValueError(f"{where} is {shown(value)}; NaN and infinite values are no camera. Export the path again.")
     return result
 
 
 def numbers(values: Any, count: int, where: str) -> list[float]:
     """`count` finite floats from a list; a ValueError that names `where` otherwise."""
     if not isinstance(values, list | tuple) or len(values) != count:
-        raise ValueError(f"{where} is {_short(values)}; {count} numbers are expected.")
+        raise ValueError(f"{where} is {shown(values)}; {count} numbers are expected.")
     return [number(value, where) for value in values]
 
 
@@ -108,14 +108,14 @@ def whole_number(value: Any, where: str) -> int:
     """A whole number; a ValueError that names `where` otherwise."""
     result = number(value, where)
     if result != int(result):
-        raise ValueError(f"{where} is {_short(value)}; a whole number is expected.")
+        raise ValueError(f"{where} is {shown(value)}; a whole number is expected.")
     return int(result)
 
 
 def matrix_of(values: Any, where: str) -> list[list[float]]:
     """A [4][4] matrix from nested lists of 3 or 4 rows; a ValueError that names `where` otherwise."""
     if not isinstance(values, list | tuple) or len(values) not in (3, 4):
-        raise ValueError(f"{where} is {_short(values)}; a matrix of 3 or 4 rows of 4 numbers is expected.")
+        raise ValueError(f"{where} is {shown(values)}; a matrix of 3 or 4 rows of 4 numbers is expected.")
     rows = [numbers(row, 4, where) for row in values]
     return rows if len(rows) == 4 else [*rows, [0.0, 0.0, 0.0, 1.0]]
 
@@ -132,7 +132,7 @@ def objects(value: Any, where: str) -> list[dict[str, Any]]:
     """A JSON list of objects; a ValueError that names `where` otherwise."""
     for index, item in enumerate(listed(value, where)):
         if not isinstance(item, dict):
-            raise ValueError(f"{where} {index} is {_short(item)}; an object {{...}} is expected.")
+            raise ValueError(f"{where} {index} is {shown(item)}; an object {{...}} is expected.")
     return value
 
 
@@ -206,6 +206,16 @@ def digits(value: float) -> str:
     return repr(float(value))
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
+def shown(value: Any) -> str:
+    """A value out of a file in a message: short, and nothing in it that cannot be seen."""
+    return _cut(repr(value))
+
+
+def named(value: Any) -> str:
+    """A name out of a file in a message, without quotation marks."""
+    text = str(value)
+    return _cut(text if text.isprintable() else ascii(text))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= 40 else text[:37] + "..."

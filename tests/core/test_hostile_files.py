@@ -20,7 +20,7 @@ def told(tmp_path_factory) -> dict:
         pytest.skip("limits of a process's memory are set here as Linux knows them")
     folder = tmp_path_factory.mktemp("hostile")
     command = [sys.executable, "-m", "tests.core.hostile_trial", str(folder)]
-    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, timeout=600, check=False)
+    ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, timeout=1500, check=False)
     assert ended.returncode == 0, ended.stderr.decode()[-2000:]
     return json.loads(ended.stdout)
 
@@ -28,8 +28,10 @@ def told(tmp_path_factory) -> dict:
 def test_more_than_two_hundred_files_were_shown_to_every_kind_of_loader(told):
     shown = Counter(one["loader"] for one in told["found"])
     assert sum(shown.values()) > 1500
-    for loader in ("memory", "scene", "side branch", "lora", "segment"):
+    for loader in ("memory", "scene", "side branch", "lora", "segment", "segment 2 of a chain"):
         assert shown[loader] >= 150, loader
+    for loader in ("mask rules", "COLMAP cameras.txt cameras", "COLMAP images.txt cameras", "worldscore cameras"):
+        assert shown[loader] >= 80, loader
     assert sum(count for loader, count in shown.items() if loader.endswith("cameras")) > 500
 
 
@@ -67,4 +69,4 @@ def test_no_memory_with_such_a_lie_is_loaded(told, lie):
 def test_memory_and_time_stay_bounded(told):
     assert told["peak_kib"] < 1.5 * 2**20
     slowest = max(told["found"], key=lambda one: one["seconds"])
-    assert slowest["seconds"] < 30, slowest
+    assert slowest["seconds"] < 15, slowest

@@ -188,6 +188,8 @@ def test_every_preset_and_default_is_told_to_the_page_as_json() -> None:
         ({"grow": True}, "grow is 'True'; it is a number"),
         ({"grow": -1}, "grow is -1; it lies between 0 and 64"),
         ({"hold": float("nan")}, "hold is 'nan'; it is a number"),
+        ({"grow": 10**400}, "grow is 10{79}; it lies between 0 and 64"),
+        ({"hold": float("inf")}, "hold is inf; it lies between"),
         ({"sky_threshold": 0}, "sky_threshold is 0; it lies between 0.02 and 1.0"),
         ({"priority": "me"}, "priority is 'me'; it is one of keep first"),
         ({"weights": []}, "they are numbers by source"),
