@@ -31,7 +31,7 @@ from .rollout import Rollout
 from .rollout_checks import check_rollout, check_values
 
 _FORMAT, _VERSION = "mirage-segment", 1
-_MAX_JSON_BYTES = 2**26
+_MAX_JSON_BYTES = 2**24  # twenty thousand blocks of points; once it is read it takes twenty times as much
 _MAX_TENSORS = 100_000
 _KEY, _CHECKSUM = re.compile(r"[0-9a-f]{16,64}"), re.compile(r"[0-9a-f]{64}")
 

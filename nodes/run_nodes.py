@@ -10,7 +10,14 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import io
 
-from ..mirage_core.rollout_files import KeptRollout, SegmentFile, check_foreign, check_tensors, load_rollout
+from ..mirage_core.rollout_files import (
+    KeptRollout,
+    SegmentFile,
+    check_foreign,
+    check_tensors,
+    load_rollout,
+    read_segment,
+)
 from .scenes import remember_scene
 from .segment_store import SegmentStore, check_run_name, film_folder, film_root, kept_films, kept_segments
 from .sockets import MirageMemory
@@ -84,7 +91,7 @@ def loaded_run(run: str, segment: int, take: int = 0) -> tuple[KeptRollout, list
 
 
 def _chosen(run: str, segment: int, take: int) -> tuple[SegmentFile, dict[str, SegmentFile]]:
-    """The segment that the widgets mean, and all of its folder by key. Raises ValueError when there is none."""
+    """The segment that the widgets mean, and all of its folder by key, these without their trees. Raises ValueError when there is none."""
     if not run or run == _NONE:
         raise ValueError("No run is chosen. Film once with keep on Segment Loop Start, press R, and choose it.")
     files = {file.key: file for file in kept_segments(film_folder(_root(), run, ""))}
@@ -95,7 +102,7 @@ def _chosen(run: str, segment: int, take: int) -> tuple[SegmentFile, dict[str, S
         there = f"segments {numbers[0]} to {numbers[-1]}" if numbers else "nothing"
         what = f"segment {wanted}" + (f", take {take}" if take else "")
         raise ValueError(f"The run {run!r} has no {what}; it holds {there}. Choose another one.")
-    return takes[take], files
+    return read_segment(takes[take].path), files
 
 
 def _used(file: SegmentFile, files: dict[str, SegmentFile]) -> list[SegmentFile]:

@@ -11,7 +11,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,6 +33,7 @@ from .segment_pruning import last_used
 GIB = 2**30
 _KEY_LETTERS = 20
 _MAX_LISTED, _MAX_COMPARED = 500, 20
+_MAX_READ = 512 << 20  # bytes of JSON; a film of a thousand segments has about 100 MB
 _PATIENCE = (0.2, 1.0)
 
 T = TypeVar("T")
@@ -209,14 +210,24 @@ def kept_films(root: Path) -> list[str]:
     return list(dict.fromkeys(path.parent.name for path in starts))[:_MAX_LISTED]
 
 
-def kept_segments(folder: Path) -> list[SegmentFile]:
-    """All segments in a folder whose JSON can be read."""
-    files = []
+def kept_segments(folder: Path, *, limit: int = _MAX_READ) -> list[SegmentFile]:
+    """All segments in a folder whose JSON can be read, without their trees: one film's worth of trees fills the memory.
+
+    limit: bytes that are read.  Raises ValueError when there are more.
+    """
+    files, left = [], limit
     for path in sorted(folder.glob("*.json")):
         try:
-            files.append(read_segment(path))
+            file = read_segment(path)
+            left -= path.stat().st_size
         except (ValueError, OSError):
             continue
+        if left < 0:
+            raise ValueError(
+                f"The run {folder.name!r} has more than {limit >> 20} MiB of descriptions, more than any film makes. "
+                "Move segments you do not need out of its folder."
+            )
+        files.append(replace(file, tree=None))
     return files
 
 

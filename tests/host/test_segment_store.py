@@ -135,3 +135,13 @@ def test_a_key_knows_all_keys_before_it(pack):
     keys = pack("segment_keys")
     assert keys.segment_key("a", {"seed": "1"}) != keys.segment_key("b", {"seed": "1"})
     assert keys.segment_key("a", {"seed": "1"}) != keys.segment_key("a", {"seed": "2"})
+
+
+def test_descriptions_of_a_run_are_listed_without_their_trees_and_within_a_limit(store, films):
+    paths = films.add("one")
+    listed = store.kept_segments(films.root / "one")
+    assert sorted(one.path for one in listed) == sorted(paths) and all(one.tree is None for one in listed)
+    size = sum(path.stat().st_size for path in paths)
+    assert len(store.kept_segments(films.root / "one", limit=size)) == len(paths)
+    with pytest.raises(ValueError, match="The run 'one' has more than 0 MiB of descriptions"):
+        store.kept_segments(films.root / "one", limit=size - 1)
