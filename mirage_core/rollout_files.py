@@ -1,24 +1,21 @@
 """A Rollout as files: one safetensors file and one JSON per finished segment, each holding only what is new.
 
-Any dataclass that a Rollout is made of is written field by field, so fields that are added later are kept too. A tensor
-that an earlier file of the same film holds already (told by identity, never by comparing) is written as a reference to
-it. The JSON is written last: a segment whose JSON is missing does not exist. Keys, folders, quotas and what to do with
-damaged files are the business of whoever keeps the files.
+The JSON is a tree (rollout_trees.py). A tensor that an earlier file of the same film holds already (told by identity,
+never by comparing) is written as a reference to it. The JSON is written last: a segment whose JSON is missing does not
+exist. Keys, folders, quotas and what to do with damaged files are the business of whoever keeps the files.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
 import re
 import socket
-import typing
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import Field, dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +26,17 @@ from safetensors.torch import save
 from .latent_origin import UNKNOWN
 from .rollout import Rollout
 from .rollout_checks import check_rollout, check_values
+from .rollout_trees import (
+    ForeignSegment,
+    Place,
+    canonical,
+    described,
+    keys_in,
+    paired,
+    place_of,
+    places_in,
+    restored,
+)
 
 _FORMAT, _VERSION = "mirage-segment", 1
 _MAX_JSON_BYTES = 2**24  # twenty thousand blocks of points; once it is read it takes twenty times as much
@@ -39,13 +47,6 @@ _KEY, _CHECKSUM = re.compile(r"[0-9a-f]{16,64}"), re.compile(r"[0-9a-f]{64}")
 _BROKEN = (
     SafetensorError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError, OSError
 )  # fmt: skip
-
-# Where a tensor lies: the key of the segment whose file holds it, and its name there.
-Place = tuple[str, str]
-
-
-class ForeignSegment(ValueError):
-    """A segment of another version of this code: nothing is wrong with it, and it has to stay as it is."""
 
 
 @dataclass(frozen=True)
@@ -105,17 +106,12 @@ def content_key(rollout: Rollout) -> str:
     plan = rollout.plan[: rollout.segments_done]
     # Their origin is in the latents themselves; older films were kept without it.
     told = replace(rollout, cameras=filmed, plan=plan, origin=UNKNOWN)
-    tree, tensors = _described(told, {}, "")
+    tree, tensors = described(told, {}, "")
     digest = hashlib.sha256(canonical(tree))
     for name, tensor in tensors.items():
         digest.update(canonical([name, str(tensor.dtype), list(tensor.shape)]))
         digest.update(tensor_bytes(tensor))
     return digest.hexdigest()
-
-
-def canonical(value: Any) -> bytes:
-    """JSON of a value, always the same for the same value."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:
@@ -140,10 +136,10 @@ def write_segment(
     A JSON that another process has written at the same place meanwhile stays: the first one wins.
     Returns the segment as it is on disk. Raises OSError when it cannot be written.
     """
-    tree, tensors = _described(rollout, dict(places), key)
+    tree, tensors = described(rollout, dict(places), key)
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     checksum = hashlib.sha256(content).hexdigest()
-    needs = {used: checksums[used] for used in sorted(_keys_in(tree) - {key})}
+    needs = {used: checksums[used] for used in sorted(keys_in(tree) - {key})}
     file = SegmentFile(path, key, previous, rollout.segments_done, checksum, dict(made_from), needs, tree)
     write_once(file.tensors_path, content)
     written = {"format": _FORMAT, "version": _VERSION, "bytes": len(content), "number": file.number}
@@ -217,23 +213,23 @@ def load_rollout(
     """
     tensors: dict[Place, torch.Tensor] = dict(before.tensors) if before else {}
     with _refused(file):
-        for key in sorted(_keys_in(file.tree)):
-            wanted = [place for place in _places_in(file.tree) if place[0] == key and place not in tensors]
+        for key in sorted(keys_in(file.tree)):
+            wanted = [place for place in places_in(file.tree) if place[0] == key and place not in tensors]
             if wanted:
                 tensors |= _mapped(_file_for(file, key, file_of), wanted)
-        rollout = _restored(file.tree, tensors, before.parts if before else {})
+        rollout = restored(file.tree, tensors, before.parts if before else {})
         check_rollout(rollout)
         if rollout.segments_done != file.number:
             raise ValueError(f"it should hold {file.number} segments and has {rollout.segments_done}")
-    pairs = list(_paired(rollout, file.tree))
-    held = {_place(tree): value for value, tree in pairs if isinstance(value, torch.Tensor)}
+    pairs = list(paired(rollout, file.tree))
+    held = {place_of(tree): value for value, tree in pairs if isinstance(value, torch.Tensor)}
     parts = {canonical(tree): value for value, tree in pairs if not isinstance(value, (torch.Tensor, Rollout))}
     return KeptRollout(rollout, file, held, parts)
 
 
 def placed_tensors(rollout: Rollout, file: SegmentFile) -> list[tuple[torch.Tensor, Place]]:
     """The tensors of a Rollout that was written as `file`, each with where it lies now."""
-    return [(one, _place(tree)) for one, tree in _paired(rollout, file.tree) if isinstance(one, torch.Tensor)]
+    return [(one, place_of(tree)) for one, tree in paired(rollout, file.tree) if isinstance(one, torch.Tensor)]
 
 
 def check_foreign(kept: KeptRollout) -> None:
@@ -281,128 +277,6 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-@functools.cache
-def _types() -> dict[str, type]:
-    """Every dataclass a Rollout is made of, by name."""
-    found: dict[str, type] = {}
-
-    def add(kind: Any) -> None:
-        if isinstance(kind, type) and is_dataclass(kind):
-            if kind.__name__ not in found:
-                found[kind.__name__] = kind
-                for hint in typing.get_type_hints(kind).values():
-                    add(hint)
-        for inner in typing.get_args(kind):
-            add(inner)
-
-    add(Rollout)
-    return found
-
-
-def _described(value: Any, places: dict[int, Place], key: str) -> tuple[Any, dict[str, torch.Tensor]]:
-    """A value as JSON, and the tensors in it that lie nowhere yet, by name. `places` is added to."""
-    types, tensors = _types(), {}
-
-    def describe(value: Any, name: str) -> Any:
-        if isinstance(value, torch.Tensor):
-            if id(value) not in places:
-                places[id(value)] = (key, name)
-                tensors[name] = value
-            on_device = {} if value.device.type == "cpu" else {"device": value.device.type}
-            return {"tensor": list(places[id(value)]), **on_device}
-        if value is None or isinstance(value, (bool, int, float, str)):
-            return value
-        if isinstance(value, (tuple, list)):
-            return [describe(one, f"{name}.{index}") for index, one in enumerate(value)]
-        if isinstance(value, range):
-            return {"range": [value.start, value.stop, value.step]}
-        if isinstance(value, dict) and all(isinstance(one, str) for one in value):
-            return {"dict": {one: describe(inner, f"{name}.{one}") for one, inner in value.items()}}
-        if types.get(type(value).__name__) is type(value) and is_dataclass(value):
-            parts = {
-                one.name: describe(getattr(value, one.name), f"{name}.{one.name}")
-                for one in fields(value)
-                if not _is_default(one, getattr(value, one.name))
-            }
-            return {"type": type(value).__name__, "fields": parts}
-        raise TypeError(f"A film holds a {type(value).__name__} at {name or 'its top'}, which no file can keep.")
-
-    return describe(value, ""), tensors
-
-
-def _is_default(field: Field, value: Any) -> bool:
-    """True for a field that says nothing; left out, a film has the same key before and after it gained such a field."""
-    return type(value) is type(field.default) and not isinstance(value, torch.Tensor) and value == field.default
-
-
-def _restored(tree: Any, tensors: Mapping[Place, torch.Tensor], parts: Mapping[bytes, Any]) -> Any:
-    types = _types()
-
-    def restore(tree: Any) -> Any:
-        if tree is None or isinstance(tree, (bool, int, float, str)):
-            return tree
-        if isinstance(tree, list):
-            return tuple(restore(one) for one in tree)
-        if "tensor" in tree:
-            tensor = tensors[_place(tree)]
-            return tensor.cuda() if tree.get("device") == "cuda" and torch.cuda.is_available() else tensor
-        if "range" in tree:
-            return range(*(int(one) for one in tree["range"]))
-        if "dict" in tree:
-            return {str(name): restore(one) for name, one in tree["dict"].items()}
-        kind = types.get(tree["type"])
-        if kind is None:
-            raise ForeignSegment(f"it holds a {str(tree['type'])[:40]}, which this code does not know")
-        if kind is not Rollout and (part := parts.get(canonical(tree))) is not None:
-            return part
-        known = {one.name for one in fields(kind)}
-        if unknown := [name for name in tree["fields"] if name not in known]:
-            raise ForeignSegment(f"its {kind.__name__} has a field {unknown[0][:40]!a}, which this code does not know")
-        return kind(**{name: restore(one) for name, one in tree["fields"].items()})
-
-    return restore(tree)
-
-
-def _paired(value: Any, tree: Any) -> Iterator[tuple[Any, Any]]:
-    """The tensors and dataclasses in a value, each with the tree that it was restored from."""
-    if isinstance(value, torch.Tensor):
-        yield value, tree
-    elif isinstance(value, (tuple, list)):
-        for one, inner in zip(value, tree, strict=True):
-            yield from _paired(one, inner)
-    elif isinstance(value, dict):
-        for name, one in value.items():
-            yield from _paired(one, tree["dict"][name])
-    elif is_dataclass(value):
-        yield value, tree
-        for one in fields(value):
-            if one.name in tree["fields"]:  # a field younger than the file has its default
-                yield from _paired(getattr(value, one.name), tree["fields"][one.name])
-
-
-def _places_in(tree: Any) -> Iterator[Place]:
-    if isinstance(tree, list):
-        for one in tree:
-            yield from _places_in(one)
-    elif isinstance(tree, dict):
-        if "tensor" in tree:
-            yield _place(tree)
-        else:
-            for one in tree.values():
-                yield from _places_in(one)
-
-
-def _keys_in(tree: Any) -> set[str]:
-    return {key for key, _ in _places_in(tree)}
-
-
-def _place(tree: dict) -> Place:
-    key, name = tree["tensor"]
-    if not isinstance(key, str) or not isinstance(name, str):
-        raise ValueError("it names a tensor by something that is no name")
-    return key, name
-
-
 def _checked_file(path: Path, told: dict) -> SegmentFile:
     texts = (told["key"], told["previous"], told["checksum"], *told["needs"], *told["needs"].values())
     texts += (*told["made_from"], *told["made_from"].values())
@@ -412,7 +286,7 @@ def _checked_file(path: Path, told: dict) -> SegmentFile:
         raise ValueError("its key and its checksum are not sha256 in hexadecimal digits")
     if type(told["number"]) is not int or told["number"] < 0:
         raise ValueError("its number is not a whole number from 0 up")
-    if sum(1 for _ in _places_in(told["tree"])) > _MAX_TENSORS:
+    if sum(1 for _ in places_in(told["tree"])) > _MAX_TENSORS:
         raise ValueError(f"it names more than {_MAX_TENSORS} tensors")
     names = ("key", "previous", "number", "checksum", "made_from", "needs", "tree")
     return SegmentFile(path, **{name: told[name] for name in names})

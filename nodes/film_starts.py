@@ -18,7 +18,8 @@ import torch
 
 from ..mirage_core.camera import Cameras
 from ..mirage_core.rollout import Rollout
-from ..mirage_core.rollout_files import canonical, content_key
+from ..mirage_core.rollout_files import content_key
+from ..mirage_core.rollout_trees import canonical
 from .conditions import conditions
 from .loop_body import Link
 from .segment_keys import ORIGIN, graph_parts

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from ..mirage_core.rollout import Rollout
-from ..mirage_core.rollout_files import KeptRollout, Place, SegmentFile, placed_tensors
+from ..mirage_core.rollout_files import KeptRollout, SegmentFile, placed_tensors
+from ..mirage_core.rollout_trees import Place
 from .film_starts import FilmStart
 from .host_cache import forget_nodes, what_stays
 from .loop_turns import LoopOrder

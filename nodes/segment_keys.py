@@ -23,7 +23,8 @@ from comfy_api.internal import first_real_override
 from comfy_execution.graph_utils import is_link
 
 from ..mirage_core.rollout import Rollout
-from ..mirage_core.rollout_files import canonical, tensor_bytes
+from ..mirage_core.rollout_files import tensor_bytes
+from ..mirage_core.rollout_trees import canonical
 from .conditions import CONDITIONS
 from .loop_body import INDEX, LOOP, MEMORY, PROMPT, SEED, START_ID, STRENGTH, Link, class_of, links_of
 from .loop_turns import Turn

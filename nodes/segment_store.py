@@ -17,9 +17,7 @@ from typing import TypeVar
 
 from ..mirage_core.rollout import Rollout
 from ..mirage_core.rollout_files import (
-    ForeignSegment,
     KeptRollout,
-    Place,
     SegmentFile,
     check_tensors,
     load_rollout,
@@ -27,6 +25,7 @@ from ..mirage_core.rollout_files import (
     read_segment,
     write_segment,
 )
+from ..mirage_core.rollout_trees import ForeignSegment, Place
 from .host_files import is_inside, name_problem
 from .segment_pruning import last_used
 
