@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +13,7 @@ from ..mirage_core.camera import Cameras
 from ..mirage_core.path_formats import CameraTrack, encode, frame_table, write_colmap, write_ply
 from ..mirage_core.rgb_memory import is_rgb
 from ..mirage_core.rollout import Rollout
-from .host_files import output_name, saved, taken_place
+from .host_files import filled, output_name, saved, taken_place
 from .host_latents import fit_image, latent_preview
 from .sockets import MirageMemory
 from .telling import tell
@@ -165,16 +164,10 @@ def _film(memory: Rollout) -> bytes:
 
 
 def _write(folder: Path, files: dict[str, bytes]) -> list[Path]:
-    """Write files into a folder. Raises ValueError when the disk takes no more; nothing of them stays then."""
-    try:
+    """Write files into a folder. Raises UnwritableFolder when the disk takes no more; nothing of them stays then."""
+    with filled(folder):
         for name, content in files.items():
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-    except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise ValueError(
-            f"{output_name(folder)} could not be written ({error.strerror or error}). Free some space or choose another "
-            "folder, and queue again."
-        ) from error
     return [folder / name for name in files]

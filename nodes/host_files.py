@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import folder_paths
@@ -169,6 +171,27 @@ def taken_place(prefix: str, extension: str) -> Path:
             raise UnwritableFolder(_refused(path, error)) from error
         return path
     raise UnwritableFolder(f"No free name for {prefix} was found in {_TRIES} tries. Choose another name.")
+
+
+@contextmanager
+def filled(place: Path) -> Iterator[None]:
+    """Around what is written to a taken place: nothing stays there when it does not come to its end.
+
+    Raises UnwritableFolder in place of OSError.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if place.is_dir():
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            place.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise UnwritableFolder(
+                f"{output_name(place)} could not be written ({error.strerror or error}). Free some space or choose "
+                "another folder, and queue again."
+            ) from error
+        raise
 
 
 def swept(leftovers: Iterable[Path]) -> None:

@@ -13,7 +13,7 @@ import folder_paths
 
 from ..mirage_core.rollout import Rollout
 from ..mirage_core.scene_files import save_scene
-from .host_files import is_inside, name_problem, swept, taken_place
+from .host_files import filled, is_inside, name_problem, swept, taken_place
 
 FOLDER = "mirage_memories"
 _EXTENSION = ".safetensors"
@@ -63,17 +63,13 @@ def memory_path(name: str) -> Path:
 def keep_memory(rollout: Rollout, name: str) -> Path:
     """Write a film's memory under a new name in the output folder: name_00001 and so on.
 
-    Raises ValueError for a name that is no plain file name and for a folder that takes no file, OSError when the disk
-    takes no more.
+    Raises ValueError for a name that is no plain file name, and for a folder or a disk that takes no file.
     """
     path = taken_place(f"{FOLDER}/{name}", _EXTENSION)
     swept(_leftovers(path.parent))
-    try:
+    with filled(path):
         made_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
         save_scene(rollout, path, provenance={"made_by": f"ComfyUI-Mirage {pack_version()}", "made_at": made_at})
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
     return path
 
 

@@ -26,7 +26,16 @@ from ..mirage_core.path_formats import (
 )
 from ..mirage_core.path_formats.reading import Axes, Direction
 from ..mirage_core.rollout import Rollout, Shot
-from .host_files import input_path, input_problem, input_stamp, listed_input, output_name, saved, taken_place
+from .host_files import (
+    filled,
+    input_path,
+    input_problem,
+    input_stamp,
+    listed_input,
+    output_name,
+    saved,
+    taken_place,
+)
 from .sockets import MirageMemory, MiragePath
 
 ASSUMED_FOV = 55.0  # fits most phone and film pictures
@@ -137,9 +146,10 @@ class SaveCameraPath(io.ComfyNode):
         files = encode(track, format)
         target = taken_place(filename_prefix, FORMATS[format].extension if len(files) == 1 else "")
         written = [target] if len(files) == 1 else [target / name for name in files]
-        for file, content in zip(written, files.values(), strict=True):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(content)
+        with filled(target):
+            for file, content in zip(written, files.values(), strict=True):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(content)
         name = output_name(target)
         return io.NodeOutput(name, ui=saved(written, text=f"{name}: {summary(track)}"))
 

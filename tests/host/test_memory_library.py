@@ -71,6 +71,16 @@ def test_a_failed_save_leaves_no_file(library, tmp_path):
     assert not list((library.output / "mirage_memories").iterdir())
 
 
+def test_a_save_that_the_disk_does_not_take_says_what_to_do_and_leaves_no_file(library, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(library.library, "save_scene", full)
+    with pytest.raises(ValueError, match=r"world_00001\.safetensors could not be written \(No space left .* Free some"):
+        run(library.save, memory=filmed(1), name="world")
+    assert not list((library.output / "mirage_memories").iterdir())
+
+
 def test_what_killed_saves_left_is_not_listed_and_goes_after_a_day(library):
     folder = library.output / "mirage_memories"
     folder.mkdir()

@@ -497,6 +497,17 @@ def test_an_export_that_the_disk_does_not_take_leaves_no_half_folder(nodes, monk
     assert not list((nodes.output / "full").iterdir())
 
 
+@pytest.mark.parametrize("format", ["json", "colmap"])
+def test_a_path_that_the_disk_does_not_take_leaves_nothing(nodes, monkeypatch, format):
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ValueError, match=r"x_00001(\.json)? could not be written \(No space left"):
+        run(nodes.SaveCameraPath, format=format, filename_prefix="full/x", memory=film())
+    assert not list((nodes.output / "full").iterdir())
+
+
 def test_what_was_found_and_written_is_told_on_the_node(nodes, pack, monkeypatch):
     from comfy_api.latest import io
 
