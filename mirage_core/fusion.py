@@ -285,7 +285,8 @@ class _Frame:
         replaced = refuted = 0
         memory = self.memory
         if len(self.shown):
-            old_doubt = 1 - self.shown.confidence.float()
+            # The first picture is lifted, not fused: without any doubt its points could never be refuted.
+            old_doubt = (1 - self.shown.confidence.float()).clamp(min=_LEAST_DOUBT)
             is_finer = verdict == Verdict.FINER
             doubt = torch.where(is_finer, doubt * old_doubt[self.point], doubt).clamp(min=_LEAST_DOUBT)
             new_doubt = self._doubt(verdict, old_doubt, weight)

@@ -248,6 +248,20 @@ def test_what_a_screen_hid_is_stored_when_the_camera_looks_past_it():
     assert second.counts[Verdict.IN_FRONT] == second.counts[Verdict.BEHIND] == 0
 
 
+def test_what_left_the_first_picture_is_forgotten_once_nine_frames_looked_through_it():
+    """The first picture is lifted with full confidence, so that it takes as many as what was seen five times."""
+    cameras = cameras_at([(0.01 * index, 0, 0, 0) for index in range(12)])
+    mover = box((-0.6, -0.6, 2.4), (0.6, 0.6, 2.5))
+    latents, depth = seen([wall(6), *mover], cameras[[0]])
+    memory = EMPTY.extended(lift(latents, depth, cameras[[0]], GRID))
+    before = int((memory.points[:, 2] < 3).sum())
+    step = write(memory, [wall(6)], cameras[[1, 2, 3, 4]], first_latent_index=1, filmed_cameras=cameras[[0]])
+    assert (step.memory.points[:, 2] < 3).sum() > 0.9 * before > 10, "four looks may be wrong"
+    rest = cameras[list(range(5, 12))]
+    step = write(step.memory, [wall(6)], rest, first_latent_index=5, filmed_cameras=cameras[:5])
+    assert (step.memory.points[:, 2] < 3).sum() < 0.2 * before
+
+
 @pytest.mark.parametrize("noise", [0.0, 0.02])
 def test_fused_memory_shows_what_everything_stored_shows_and_no_worse(noise):
     scene, cameras = furnished_room(), to_and_fro(12)
