@@ -21,6 +21,7 @@ from .rgb_views import next_view, view_along
 from .scenes import remember_scene
 from .segment_errors import named_errors
 from .sockets import DA3Geometry, MirageMemory, MiragePath, MirageView, MoGeGeometry
+from .telling import tell
 from .vae_origin import origin_of
 
 SEGMENT_VIEW = "mirage_view"  # key under which Generate Segment hands its view on inside the LATENT
@@ -243,7 +244,7 @@ class WriteMemory(io.ComfyNode):
                     "edge. Black: masked or without depth.",
                 ),
             ],
-            hidden=[io.Hidden.dynprompt],
+            hidden=[io.Hidden.unique_id, io.Hidden.dynprompt],
         )  # fmt: skip
 
     @classmethod
@@ -285,7 +286,9 @@ class WriteMemory(io.ComfyNode):
             fit = None if fitted is None else fitted.last_fit
             grown = memory.extended(latents, view, memory=known, note=note, depth_fit=fit, movers=movers)
         remember_scene(grown)
-        return io.NodeOutput(grown, f"segment {planned.index + 1}: {note}", picture)
+        report = f"segment {planned.index + 1}: {note}"
+        tell(report, cls.hidden)
+        return io.NodeOutput(grown, report, picture)
 
 
 def view_picture(view: MemoryView, *, scale: int = 8) -> torch.Tensor:

@@ -57,6 +57,7 @@ def test_run_button_makes_a_film_after_a_value_was_changed(canvas, client, front
         ("MirageWriteFilm", "9 frames"),
         ("MirageRevisitScore", "No pose"),
         ("MirageLoopEnd", "rendering 1"),
+        ("MirageWriteMemory", "segment 1:"),
     ):
         assert any(node == kind and told in text for node, text in words), (kind, words)
     canvas.screenshot(f"film_made_{frontend}")
