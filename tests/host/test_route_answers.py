@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from aiohttp import web
@@ -16,10 +17,16 @@ def answers(pack):
     return pack("route_answers")
 
 
+def run(coroutine):
+    """asyncio.run() in a thread of its own: in this one a browser of other tests may have left a loop running."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, coroutine).result()
+
+
 def answer_of(answers, question) -> tuple[int, dict]:
     """(status, JSON) of a route that asks `question`."""
     request = make_mocked_request("GET", "/mirage/view", headers={"Host": "here:8188"})
-    response = asyncio.run(answers.answered(question)(request))
+    response = run(answers.answered(question)(request))
     return response.status, json.loads(response.body)
 
 
@@ -62,7 +69,7 @@ def test_only_so_many_questions_wait_and_the_next_ones_are_answered_again(answer
         answered = [(await one).status for one in waiting]
         return refused, [*answered, (await ask(request)).status]
 
-    refused, statuses = asyncio.run(many())
+    refused, statuses = run(many())
     assert refused.status == 503 and "3 questions wait" in json.loads(refused.body)["error"]
     assert statuses == [200] * 4
 
@@ -78,4 +85,4 @@ def test_work_that_fails_gives_its_place_back(answers):
             with pytest.raises(ValueError, match="no"):
                 await worker.run(fails)
 
-    asyncio.run(twice())
+    run(twice())
