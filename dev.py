@@ -151,9 +151,8 @@ def run_demo(asked: argparse.Namespace) -> int:
     place = set_up(asked.comfyui)
     if asked.world is not None:
         kind = "plaza" if asked.world % 2 else "room"
-        scene = _rendered_world(place, kind, asked.world)
-        seen = {"image": scene / "start.png", "movers": scene / "movers.png", "fov": _WORLD_FOV}
-        flight = replace(flight, **seen, prompt=asked.prompt or kind)
+        picture = _rendered_world(place, kind, asked.world)
+        flight = replace(flight, image=picture, fov=_WORLD_FOV, prompt=asked.prompt or kind)
     workflow = _demo_models(place, is_own_picture=asked.image is not None)
     began = time.monotonic()
     print("Starting ComfyUI ...", flush=True)
@@ -250,7 +249,7 @@ def _demo_models(place: Place, *, is_own_picture: bool) -> Path:
 
 
 def _rendered_world(place: Place, kind: str, seed: int) -> Path:
-    """A folder with the first picture of a world that the trainers know how to build, and what is true of it."""
+    """The first picture of a world that the trainers know how to build."""
     folder = OUTPUT / "world"
     options = {"world": kind, "seed": seed, "size": "512x512", "fov": _WORLD_FOV, "frames": 5}
     command = [str(place.python), "-m", "training.worlds", "export", str(folder)]
@@ -258,7 +257,7 @@ def _rendered_world(place: Place, kind: str, seed: int) -> Path:
     made = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=False)
     if made.returncode:
         raise Trouble(f"World {seed} could not be rendered: {_last_line(made.stderr)}")
-    return folder
+    return folder / "start.png"
 
 
 def _last_line(text: str) -> str:

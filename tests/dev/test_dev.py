@@ -122,15 +122,12 @@ def test_a_wrong_demo_argument_ends_in_one_sentence_before_anything_is_installed
     assert advice in ran.stderr and "Traceback" not in ran.stderr
 
 
-def test_another_picture_takes_the_scenes_place_with_its_own_movers_or_none():
-    workflow = (REPOSITORY / "workflows/api/nano_flight.json").read_text()
-    (scene,) = (key for key, node in json.loads(workflow).items() if node["class_type"] == "MirageExampleScene")
-    for movers in (None, "movers.png"):
-        prompt = json.loads(workflow)
-        demo._set_picture(prompt, "start.png", 70.0, movers)
-        assert prompt[scene] | {"_meta": {}} == {
-            "class_type": "LoadImage", "inputs": {"image": "start.png"}, "_meta": {}
-        }  # fmt: skip
-        linked = [value for node in prompt.values() for value in node["inputs"].values() if isinstance(value, list)]
-        assert [scene, 0] in linked and all(value == [scene, 0] for value in linked if value[0] == scene)
-        assert (["movers", 0] in linked) is (movers is not None) is ("movers" in prompt)
+def test_another_picture_takes_the_scenes_place_with_its_own_field_of_view():
+    prompt = json.loads((REPOSITORY / "workflows/api/nano_flight.json").read_text())
+    (scene,) = (key for key, node in prompt.items() if node["class_type"] == "MirageExampleScene")
+    assert any([scene, demo.SCENE_FOV] in node["inputs"].values() for node in prompt.values())
+    demo._set_picture(prompt, "start.png", 70.0)
+    assert prompt[scene]["class_type"] == "LoadImage" and prompt[scene]["inputs"] == {"image": "start.png"}
+    linked = [value for node in prompt.values() for value in node["inputs"].values() if isinstance(value, list)]
+    assert [scene, 0] in linked and all(value == [scene, 0] for value in linked if value[0] == scene)
+    assert sum(70.0 in node["inputs"].values() for node in prompt.values()) >= 2

@@ -10,7 +10,7 @@ from typing import Any
 from .client import Client, Event, Finished, Prompt, made_files
 
 SEGMENT_FRAMES = 32  # frames that each segment adds to the first one
-SCENE_MOVERS, SCENE_FOV = 3, 4  # outputs of Example Scene
+SCENE_FOV = 4  # output of Example Scene
 RESULTS = (
     "film",
     "contact_sheet",
@@ -24,7 +24,6 @@ class Flight:
     """What to fly. None keeps the workflow's own value.
 
     size: (width, height) in pixels, multiples of 32.  fov: horizontal field of view of `image` in degrees.
-    movers: picture, white where something moves in `image`.
     """
 
     image: Path | None = None
@@ -34,7 +33,6 @@ class Flight:
     prompt: str | None = None
     seed: int | None = None
     fov: float | None = None
-    movers: Path | None = None
 
     def __post_init__(self) -> None:
         if self.image is not None and not self.image.is_file():
@@ -64,8 +62,7 @@ def fly(client: Client, workflow: Path, flight: Flight, output: Path) -> Flown:
     _check_move(client, flight.path)
     _set_up(prompt, flight)
     if flight.image is not None:
-        movers = client.upload_image(flight.movers) if flight.movers else None
-        _set_picture(prompt, client.upload_image(flight.image), flight.fov, movers)
+        _set_picture(prompt, client.upload_image(flight.image), flight.fov)
     finished = client.run(prompt, on_event=ProgressLines().show, timeout=24 * 3600)
     return Flown(_bring_back(client, prompt, finished, output), _score(prompt, finished))
 
@@ -99,26 +96,15 @@ def _set_up(prompt: Prompt, flight: Flight) -> None:
     _set_inputs(prompt, "MirageLoopStart", seed=flight.seed, prompts=flight.prompt)
 
 
-def _set_picture(prompt: Prompt, image: str, fov: float | None, movers: str | None) -> None:
+def _set_picture(prompt: Prompt, image: str, fov: float | None) -> None:
     """Fly another picture than the workflow's; an example scene gives way, and with it what only a scene knows."""
-    scenes = [key for key, node in prompt.items() if node["class_type"] == "MirageExampleScene"]
-    for key in scenes:
-        prompt[key] |= {"class_type": "LoadImage", "inputs": {}}
-        _relink(prompt, [key, SCENE_FOV], fov or 0.0)
-        _relink(prompt, [key, SCENE_MOVERS], ["movers", 0] if movers else None)
-    if scenes and movers:
-        prompt["movers"] = {"class_type": "LoadImageMask", "inputs": {"image": movers, "channel": "red"}}
+    for key, node in prompt.items():
+        if node["class_type"] == "MirageExampleScene":
+            node |= {"class_type": "LoadImage", "inputs": {}}
+            for other in prompt.values():
+                known = {name: fov or 0.0 for name, value in other["inputs"].items() if value == [key, SCENE_FOV]}
+                other["inputs"].update(known)
     _set_inputs(prompt, "LoadImage", image=image)
-
-
-def _relink(prompt: Prompt, link: list, value: Any) -> None:
-    """Give `value` to every input that has this link; None takes the inputs away."""
-    for node in prompt.values():
-        for name in [name for name, linked in node["inputs"].items() if linked == link]:
-            if value is None:
-                del node["inputs"][name]
-            else:
-                node["inputs"][name] = value
 
 
 def _set_inputs(prompt: Prompt, class_type: str, **inputs: Any) -> None:

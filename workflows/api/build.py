@@ -247,8 +247,6 @@ def nano_flight() -> dict[str, dict]:
         elif one["class_type"] == "MoGeInference":
             # The file was trained at the host's lowest resolution; higher ones take longer and are no better.
             one["inputs"] |= {"fov_x_degrees": ["image", 4], "resolution_level": 0}
-    # What moves in the first picture is known here; in a picture of one's own a mask from SAM3 would say it.
-    graph["evidence"]["inputs"]["mover_mask"] = ["image", 3]
     graph["start"]["inputs"]["prompts"] = "room"
     return graph
 
