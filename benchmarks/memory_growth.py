@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -129,7 +128,6 @@ def measured(growth: Growth, film: Cameras, segment: int, there: int) -> dict:
         "MiB added": (resident_bytes(growth.fused) - before) / _MIB,
         "new frames": counts[Verdict.NEW] / (SIZE[0] * SIZE[1]),
         "read ms/frame": 1000 * reading,
-        "RSS MiB": resident_megabytes(),
         "seconds": time.process_time() - start,
     }
     if APPENDED:
@@ -166,12 +164,6 @@ def write(growth: Growth, film: Cameras, span: range, segment: int = 0) -> dict[
             )
             growth.rgb = growth.rgb.extended(thinned(pixels, growth.rgb))
     return result.counts
-
-
-def resident_megabytes() -> float:
-    """Of this process now."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize() / _MIB
 
 
 def summary(rows: list[dict], there: int) -> str:
