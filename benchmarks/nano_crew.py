@@ -6,20 +6,14 @@ import argparse
 from pathlib import Path
 
 from training.adapter_crew import Crew
-from training.ship import SHIPPED
+from training.ship import FILES, SHIPPED
 
-_FILES = {
-    "autoencoder": "vae/mirage_nano_vae.safetensors",
-    "base": "diffusion_models/mirage_nano_base.safetensors",
-    "branch": "mirage/mirage_nano_side_branch.safetensors",
-    "lora": "mirage/mirage_nano_lora.safetensors",
-    "depth": "geometry_estimation/mirage_nano_depth.safetensors",
-}
+_ROLES = ("autoencoder", "base", "branch", "lora", "depth")  # in the order of FILES
 
 
 def add_crew_arguments(parser: argparse.ArgumentParser) -> None:
     """--autoencoder, --base, --branch, --lora and --depth: files of the trainers."""
-    for name, file in _FILES.items():
+    for name, file in zip(_ROLES, FILES.values(), strict=True):
         parser.add_argument(f"--{name}", type=Path, default=SHIPPED / file, help="default: the one in the pack")
 
 

@@ -310,7 +310,7 @@ class _Frame:
         )
         is_through = self._has_own(verdict == Verdict.BEHIND)
         is_hidden = self._has_own(verdict == Verdict.IN_FRONT) & (doubt > _UNCONFIRMED)
-        after = (doubt * (1 - seen * _SEEN)).clamp(min=_LEAST_DOUBT).minimum(doubt)
+        after = (doubt * (1 - seen * _SEEN)).clamp(min=_LEAST_DOUBT)
         after = torch.where(is_through, after * _THROUGH, after)
         return torch.where(is_hidden & ~is_through, after * _HIDDEN, after)
 
