@@ -21,8 +21,10 @@ class Canvas:
     def __init__(self, page, url: str) -> None:
         self.page, self.errors = page, []
         page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.set_default_timeout(60_000)
         page.goto(url)
-        page.wait_for_function("window.app?.extensionManager && window.app.graph && !document.querySelector('#splash')")
+        # The frontend takes its splash away after it has opened its own first graph, which would replace one of ours.
+        page.wait_for_function("window.app?.graph && !document.querySelector('#splash-loader')")
 
     def load(self, workflow: Path) -> None:
         """Open a canvas-form workflow and fit it into view."""
@@ -38,8 +40,6 @@ class Canvas:
 
     def set_widget(self, node_type: str, name: str, value) -> None:
         """Change a value the way a widget does it, on every node of a type."""
-        # On a busy machine a graph is there before its nodes are.
-        self.page.wait_for_function("type => app.graph.nodes.some(node => node.type === type)", arg=node_type)
         changed = self.page.evaluate(
             """([type, name, value]) => {
                 const widgets = app.graph.nodes.filter(node => node.type === type)

@@ -195,7 +195,8 @@ def open_canvas(browser, server: str):
     urllib.request.urlopen(request).read()
     page = browser.new_page(viewport={"width": 1600, "height": 1000})
     page.goto(server)
-    page.wait_for_function("window.app && window.app.graph && window.LiteGraph", timeout=60000)
+    # The splash goes once the frontend has opened a graph of its own, which would replace ours.
+    page.wait_for_function("window.app?.graph && !document.querySelector('#splash-loader')", timeout=60000)
     page.wait_for_timeout(1500)
     return page
 
