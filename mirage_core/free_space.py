@@ -71,11 +71,15 @@ class FreeSpace:
             points = block.points[block.latent_index == index].double()
             u, v, z = _image_positions(points, self._filmed[index].to(device))
             # Points of another film may carry the same index: theirs hardly ever lie on this camera's rays.
-            is_own = ((u - u.floor() - 0.5).abs() < _CENTER) & ((v - v.floor() - 0.5).abs() < _CENTER)
-            is_own &= (z > 0) & (u >= 0) & (u < columns) & (v >= 0) & (v < rows)
+            is_own = is_cell_center(u, v) & (z > 0) & (u >= 0) & (u < columns) & (v >= 0) & (v < rows)
             place = (v.floor() * columns + u.floor())[is_own].long()
             depth.scatter_reduce_(0, place, z[is_own], "amin")
         return depth.where(depth.isfinite(), 0.0).view(rows, columns)
+
+
+def is_cell_center(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """bool, whether an image position is the centre of a cell, as it is where a camera saw a point first."""
+    return ((u - u.floor() - 0.5).abs() < _CENTER) & ((v - v.floor() - 0.5).abs() < _CENTER)
 
 
 def neighbours_least(depth: torch.Tensor) -> torch.Tensor:

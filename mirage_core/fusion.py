@@ -6,7 +6,8 @@ upkeep.py; deciding which cells are static, and what their depth is, comes befor
 
 Confidence counts sightings: the doubt 1 - confidence of a point halves whenever it is seen again (less for a cell of
 less confidence itself), grows by half whenever a camera looks through it, and at 1 the point is dropped. A point seen
-once by a cell of confidence 1 has 0.5. Where a point lies, and what it shows, never changes: a sighting is no average.
+once by a cell of confidence 1 has 0.5. Where a point lies is the weighted mean of its sightings, of which the last five
+or so count (settling.py). What it shows is the latent of its first sighting: the mean of two latents is no picture's.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from .camera import Cameras, projection_matrices
 from .free_space import FreeSpace, neighbours_least
 from .memory import HALF_SIDE, LatentMemory, LiftedCells, MemoryBlock, lift_cells, planes
+from .settling import Filmed, Sightings, settled
 from .upkeep import changed, compacted, gathered, tidied
 from .zbuffer import project
 
@@ -115,12 +117,14 @@ def fused(
         confidence=confidence,
         first_latent_index=first_latent_index,
     )
-    free_space = FreeSpace(memory.grid, (int(depth.shape[1]), int(depth.shape[2])), filmed_cameras)
+    size = (int(depth.shape[1]), int(depth.shape[2]))
+    free_space = FreeSpace(memory.grid, size, filmed_cameras)
+    filmed = Filmed.of(filmed_cameras, cameras, first_latent_index, memory.grid, size)
     verdicts, replaced, refuted = [], 0, 0
     for frame, block in enumerate(_by_frame(cells)):
         one = _Frame(memory, block, cells.is_lifted[frame], depth[frame].to(block.points), cameras[frame], tolerance)
         verdict = one.verdicts(free_space)
-        memory, gone, wrong = one.written(verdict, features)
+        memory, gone, wrong = one.written(verdict, features, filmed)
         replaced, refuted = replaced + gone, refuted + wrong
         free_space.looked(cameras[frame], torch.where(one.is_lifted, one.depth_map, 0.0))
         verdicts.append(one.on_grid(verdict))
@@ -277,7 +281,9 @@ class _Frame:
         places = torch.stack([y / z, x / z], dim=-1).clamp(-1e6, 1e6)
         return places.amin(0), places.amax(0)
 
-    def written(self, verdict: torch.Tensor, features: torch.dtype | None) -> tuple[LatentMemory, int, int]:
+    def written(
+        self, verdict: torch.Tensor, features: torch.dtype | None, filmed: Filmed
+    ) -> tuple[LatentMemory, int, int]:
         """The memory after this frame, and how many of its points were replaced and refuted."""
         is_stored = (verdict == Verdict.NEW) | (verdict == Verdict.FINER)
         weight = self.block.confidence.float()
@@ -296,12 +302,23 @@ class _Frame:
             if self.shown.is_locked is not None:
                 is_refuted &= ~self.shown.is_locked
             replaced, refuted = int(is_replaced.sum()), int(is_refuted.sum())
-            memory = changed(memory, self.points, 1 - new_doubt, is_replaced | is_refuted)
+            points = settled(self.shown, self._sightings(verdict), -old_doubt.log2(), filmed, self.tolerance)
+            memory = changed(memory, self.points, 1 - new_doubt, is_replaced | is_refuted, points)
         block = self.block.chosen(is_stored)
         block = MemoryBlock(
             block.points, block.latents, block.latent_index, 1 - doubt[is_stored], block.footprints, block.sides
         )
         return memory.extended(compacted(block, features)), replaced, refuted
+
+    def _sightings(self, verdict: torch.Tensor) -> Sightings:
+        """The cells that see a surface which the memory knows, as it knows it."""
+        at = ((verdict == Verdict.KNOWN) & self._is_parallel).nonzero()[:, 0]
+        center = self.camera.centers[0].to(self.block.points.device)
+        seen, share = self.block.points[at].double(), (self.shown_depth[at] / self.depth[at]).double()
+        known = center + (seen - center) * share[:, None]
+        # How wide its cells are where the memory knows the surface: else what seems nearer would count for more.
+        footprints = self.block.footprints[at] * share.to(self.block.footprints)
+        return Sightings(self.point[at], seen, known, footprints, self.block.confidence[at])
 
     def _doubt(self, verdict: torch.Tensor, doubt: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """[shown points] the doubt after this frame."""

@@ -64,9 +64,20 @@ class MemoryBlock:
 
     def with_confidence(self, confidence: torch.Tensor) -> MemoryBlock:
         """The same points with other confidence [n]; all else is shared, the tiles too if they have been made."""
+        if confidence is self.confidence:
+            return self
         block = replace(self, confidence=confidence)
         if "tiles" in vars(self):
             vars(block)["tiles"] = self.tiles
+        return block
+
+    def moved(self, points: torch.Tensor) -> MemoryBlock:
+        """The same patches around other points [n 3] nearby; all else is shared, the order of the tiles too."""
+        if points is self.points:
+            return self
+        block = replace(self, points=points)
+        if "tiles" in vars(self):
+            vars(block)["tiles"] = self.tiles.around(points, self.footprints)
         return block
 
     def chosen(self, rows: torch.Tensor | slice) -> MemoryBlock:
@@ -85,10 +96,8 @@ class MemoryBlock:
         points, sides = self.points[order], self.sides[order]
         values = torch.cat([points, planes(sides.to(points.dtype))], dim=1).T.contiguous().view(7, -1, TILE)
         sides = sides.flatten(1).T.contiguous().view(6, -1, TILE)
-        low, high = values[:3].amin(-1).double(), values[:3].amax(-1).double()
-        # No patch reaches farther than its longer side, and a float32 box may be a rounding short of its points.
-        radii = ((high - low).norm(dim=0) / 2 + 1.25 * self.footprints[order].to(low).view(-1, TILE).amax(1)) * 1.001
-        return PointTiles(values, sides, order.view(-1, TILE).int(), (low + high).T / 2, radii)
+        spheres = _spheres(values[:3], self.footprints[order])
+        return PointTiles(values, sides, order.view(-1, TILE).int(), *spheres)
 
 
 @dataclass(frozen=True)
@@ -106,6 +115,13 @@ class PointTiles:
     index: torch.Tensor
     centers: torch.Tensor
     radii: torch.Tensor
+
+    def around(self, points: torch.Tensor, footprints: torch.Tensor) -> PointTiles:
+        """The same patches around other points [n 3] of the block; footprints: [n] of it."""
+        order = self.index.flatten().long()
+        values = self.values.clone()
+        values[:3] = points[order].T.view(3, -1, TILE)
+        return PointTiles(values, self.sides, self.index, *_spheres(values[:3], footprints[order]))
 
 
 @dataclass(frozen=True)
@@ -291,6 +307,14 @@ def planes(sides: torch.Tensor) -> torch.Tensor:
     normals = torch.nn.functional.normalize(torch.linalg.cross(first, second), dim=1, eps=torch.finfo(sides.dtype).tiny)
     reach = torch.maximum((first + second).norm(dim=1), (first - second).norm(dim=1)) * HALF_SIDE
     return torch.cat([normals, reach[:, None]], dim=1)
+
+
+def _spheres(points: torch.Tensor, footprints: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Centres [tiles 3] and radii [tiles], float64, of points [3 tiles TILE] with footprints [tiles * TILE]."""
+    low, high = points.amin(-1).double(), points.amax(-1).double()
+    # No patch reaches farther than its longer side, and a float32 box may be a rounding short of its points.
+    radii = ((high - low).norm(dim=0) / 2 + 1.25 * footprints.to(low).view(-1, TILE).amax(1)) * 1.001
+    return (low + high).T / 2, radii
 
 
 def _spatial_order(points: torch.Tensor) -> torch.Tensor:

@@ -51,23 +51,35 @@ def gathered(memory: LatentMemory, index: torch.Tensor) -> MemoryBlock:
 
 
 def changed(
-    memory: LatentMemory, index: torch.Tensor, confidence: torch.Tensor, is_dropped: torch.Tensor
+    memory: LatentMemory,
+    index: torch.Tensor,
+    confidence: torch.Tensor,
+    is_dropped: torch.Tensor,
+    points: torch.Tensor | None = None,
 ) -> LatentMemory:
-    """The memory with other confidence [m] at `index` [m] ascending, without those points that are dropped.
+    """The memory with other confidence [m], and points [m 3] if given, at `index` [m] ascending, without those points
+    that are dropped.
 
     Blocks in which nothing changes are the same objects, and those in which only confidence does share all else.
     """
     blocks = {id(block): block for block in memory.blocks}
     for block, rows, part in _rows_by_block(memory, index):
-        values = block.confidence.clone()
-        values[rows] = confidence[part].to(values.dtype)
-        new = block if torch.equal(values, block.confidence) else block.with_confidence(values)
+        new = block.with_confidence(_with_rows(block.confidence, rows, confidence[part]))
+        if points is not None:
+            new = new.moved(_with_rows(block.points, rows, points[part]))
         if is_dropped[part].any():
             is_kept = torch.ones(len(block), dtype=torch.bool, device=rows.device)
             is_kept[rows[is_dropped[part]]] = False
             new = new.chosen(is_kept)
         blocks[id(block)] = new
     return LatentMemory(memory.grid, tuple(block for block in blocks.values() if len(block)))
+
+
+def _with_rows(values: torch.Tensor, rows: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """`values` with others at `rows`; the same tensor if that changes nothing."""
+    new = values.clone()
+    new[rows] = others.to(values.dtype)
+    return values if torch.equal(new, values) else new
 
 
 def tidied(memory: LatentMemory, *, budget_mib: float = 0.0) -> tuple[LatentMemory, int]:

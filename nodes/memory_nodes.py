@@ -190,9 +190,10 @@ class WriteMemory(io.ComfyNode):
                     options=[FUSE, APPEND],
                     default=FUSE,
                     optional=True,
-                    tooltip="fuse: every place is remembered once, at the finest it was seen; what is known already is only confirmed, and what "
-                    "stands where the camera has looked through does not enter. append: every cell is stored again, as the released Mirage "
-                    "does. No effect on a memory of the kind rgb.",
+                    tooltip="fuse: every place is remembered once, at the finest it was seen; what is known already is "
+                    "confirmed and settles at the mean of its depths, and what stands where the camera has looked "
+                    "through does not enter. append: every cell is stored again, as the released Mirage does. No "
+                    "effect on a memory of the kind rgb.",
                 ),
                 io.Float.Input(
                     "budget_mib",
