@@ -127,6 +127,7 @@ def measured(growth: Growth, film: Cameras, segment: int, there: int) -> dict:
         "MiB": resident_bytes(growth.fused) / _MIB,
         "MiB added": (resident_bytes(growth.fused) - before) / _MIB,
         "new frames": counts[Verdict.NEW] / (SIZE[0] * SIZE[1]),
+        "depth off %": 100 * depth_error(growth.fused, targets),
         "read ms/frame": 1000 * reading,
         "seconds": time.process_time() - start,
     }
@@ -136,6 +137,12 @@ def measured(growth: Growth, film: Cameras, segment: int, there: int) -> dict:
     if segment + 1 == max(APPENDED, RGB):
         growth.everything, growth.rgb = LatentMemory.empty(WAN22), LatentMemory.empty(PIXELS)
     return row
+
+
+def depth_error(memory: LatentMemory, cameras: Cameras) -> float:
+    """Median share by which the depth that a memory shows is off."""
+    view = project(memory, cameras, SIZE)
+    return float((view.depth / house_depth(cameras, SIZE) - 1).abs()[view.is_covered].median())
 
 
 def write(growth: Growth, film: Cameras, span: range, segment: int = 0) -> dict[Verdict, int]:
@@ -172,6 +179,9 @@ def summary(rows: list[dict], there: int) -> str:
     seen = [row["MiB added"] for row in rows[there:]]
     ground = sum(row["new frames"] for row in rows[:there]) / there
     reading = [row["read ms/frame"] for row in rows]
+    offs = sorted(row["depth off %"] for row in rows[there:])
+    exact = house_depth(wandering(1 + there * _FRAMES), SIZE)
+    sighting = 100 * float((noisy(exact, torch.Generator().manual_seed(0)) / exact - 1).abs().median())
     most = max(rows[:there], key=lambda row: row["MiB added"])
     return (
         f"Growth of the memory at {SIZE[0]}x{SIZE[1]} cells over {len(rows)} segments of 8 new latent frames: "
@@ -185,7 +195,9 @@ def summary(rows: list[dict], there: int) -> str:
         f"most {max(seen):.3f}; read-out at the last segment "
         f"{reading[-1]:.2f} ms against {reading[1]:.2f} at segment 2 ({reading[-1] / reading[1] - 1:+.0%}, bar 10 %), "
         f"median of the second half over that of the first "
-        f"{sorted(reading[there:])[len(reading[there:]) // 2] / sorted(reading[:there])[there // 2]:.2f}."
+        f"{sorted(reading[there:])[len(reading[there:]) // 2] / sorted(reading[:there])[there // 2]:.2f}. "
+        f"What shows on the way back is off by {offs[len(offs) // 2]:.2f} % in the median, one sighting by "
+        f"{sighting:.2f} %."
     ) + rivals(rows)
 
 
