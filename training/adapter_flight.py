@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 
 from mirage_core.alignment import align_depth
+from mirage_core.anchors import Anchors, anchors
 from mirage_core.camera import Cameras, fov_degrees
 from mirage_core.depth import latent_depth
 from mirage_core.fusion import fused
@@ -20,7 +21,7 @@ from mirage_core.latent_grid import WAN22, CellRule, LatentGrid
 from mirage_core.masks import latent_frame_mask, latent_mask
 from mirage_core.memory import LatentMemory
 from mirage_core.references import default_voxel_size, select_references, shown_voxels
-from mirage_core.rgb_memory import PIXELS, cell_view, lift_pixels, pixel_depth, render, thinned
+from mirage_core.rgb_memory import PIXELS, cell_view, is_rgb, lift_pixels, pixel_depth, render, thinned
 from mirage_core.rollout import Rollout
 from mirage_core.segments import Segment
 from mirage_core.side_branch import Layout, branch_context
@@ -127,7 +128,9 @@ def fly(pilot: Pilot, frames: Frames, way: Way, *, seed: int) -> Flown:
             pictures = _decoded(pilot, rollout, latents) if needs_pictures else None
             if way.depth == "model":
                 known = known.seen(pilot, pictures, cameras).scaled(scale)
-            known = known.aligned(view, way).without_overlap()
+            if way.is_aligned:
+                known = known.aligned(rollout.memory, view, cameras)
+            known = known.without_overlap()
             pictures = None if pictures is None else pictures[_NEW]
             begin = clock()
             grown = _written(rollout, latents[:, _NEW], pictures, known, way, cameras[_NEW], rollout.film.shape[1])
@@ -180,10 +183,12 @@ class _Truth:
     def scaled(self, factor: float) -> _Truth:
         return replace(self, depth=self.depth * factor, cells=self.cells * factor)
 
-    def aligned(self, view: MemoryView, way: Way) -> _Truth:
-        if not way.is_aligned:
-            return self
-        fit = align_depth(self.cells, view.depth, view.is_covered & self.is_static_cell)
+    def aligned(self, memory: LatentMemory, view: MemoryView, cameras: Cameras) -> _Truth:
+        """Scaled to what the memory says about its view from these cameras, as Write Memory does it."""
+        shown = Anchors(view.depth, view.is_covered.to(view.depth))
+        known = shown if is_rgb(memory) else anchors(memory, view, cameras)
+        is_compared = (known.weights > 0) & self.is_static_cell
+        fit = align_depth(self.cells, known.depth, is_compared, weights=known.weights)
         return replace(self, depth=fit.apply(self.depth), cells=fit.apply(self.cells))
 
 
