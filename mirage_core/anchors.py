@@ -61,11 +61,17 @@ def anchors(memory: LatentMemory, view: MemoryView, cameras: Cameras) -> Anchors
         sums[1, frame].index_add_(0, cell, weight * log_ratio)
     total, ratio = sums.view(2, frames, rows, columns)
     # A cell no point falls into shows a patch whose point lies elsewhere: one sighting, in however many cells it shows.
-    index = view.point_index.cpu().clamp_min(0)
-    cells = torch.stack([torch.bincount(one.flatten(), minlength=memory.count)[one] for one in index])
-    alone = weights[index] / cells * (front > 0)
+    index = view.point_index.cpu()
+    cells = torch.stack([_times_shown(one) for one in index])
+    alone = weights[index.clamp_min(0)] / cells * (front > 0)
     depth = front * torch.where(total > 0, ratio / total.clamp_min(1e-12), 0.0).exp()
     return Anchors(depth, torch.where(total > 0, total, alone))
+
+
+def _times_shown(index: torch.Tensor) -> torch.Tensor:
+    """In how many cells of a frame [rows columns] the point shows that shows in each."""
+    _, place, counts = index.unique(return_inverse=True, return_counts=True)
+    return counts[place]
 
 
 def _shown_points(

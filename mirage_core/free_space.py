@@ -18,7 +18,11 @@ _CENTER = 0.05  # cells; a point lies on the ray through the centre of a cell of
 
 
 class FreeSpace:
-    """What cameras looked through, collected while a segment is written."""
+    """What cameras looked through, collected while a segment is written.
+
+    Of earlier cameras it is what their points told when they were first asked: that points settle meanwhile by less
+    than the tolerance changes nothing that matters.
+    """
 
     def __init__(self, grid: LatentGrid, size: tuple[int, int], filmed_cameras: Cameras | None = None) -> None:
         """size: (rows, columns).  filmed_cameras: latent_index of a point is an index into them."""

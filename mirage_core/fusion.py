@@ -292,7 +292,7 @@ class _Frame:
         memory = self.memory
         if len(self.shown):
             # The first picture is lifted, not fused: without any doubt its points could never be refuted.
-            old_doubt = (1 - self.shown.confidence.float()).clamp(min=_LEAST_DOUBT)
+            old_doubt = (1 - self.shown.confidence.float()).clamp(_LEAST_DOUBT, 1)
             is_finer = verdict == Verdict.FINER
             doubt = torch.where(is_finer, doubt * old_doubt[self.point], doubt).clamp(min=_LEAST_DOUBT)
             new_doubt = self._doubt(verdict, old_doubt, weight)
@@ -303,7 +303,9 @@ class _Frame:
                 is_refuted &= ~self.shown.is_locked
             replaced, refuted = int(is_replaced.sum()), int(is_refuted.sum())
             points = settled(self.shown, self._sightings(verdict), -old_doubt.log2(), filmed, self.tolerance)
-            memory = changed(memory, self.points, 1 - new_doubt, is_replaced | is_refuted, points)
+            # Locked points are doubted without end, and stay.
+            sure = (1 - new_doubt).clamp(min=0)
+            memory = changed(memory, self.points, sure, is_replaced | is_refuted, points)
         block = self.block.chosen(is_stored)
         block = MemoryBlock(
             block.points, block.latents, block.latent_index, 1 - doubt[is_stored], block.footprints, block.sides

@@ -1,8 +1,9 @@
 """The latent spatial memory: points of the world that carry the latent of the cell they were lifted from.
 
 A memory is a tuple of frozen blocks. Growing it makes a new memory with one block more that shares all old storage, so
-nothing a caller holds ever changes and no old point is copied. Only points that may be remembered enter; there are no
-flags for invalid ones. Looking at a memory from a camera is zbuffer.py, keeping it in a file memory_files.py.
+nothing a caller holds ever changes; fusion.py, which also moves points, copies what changes and shares the rest. Only
+points that may be remembered enter; there are no flags for invalid ones. Looking at a memory from a camera is
+zbuffer.py, keeping it in a file memory_files.py.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Where a remembered point lies: the mean of all depths that it was seen at, weighted by how much each can tell.
 
-A point moves on the ray on which it was first seen. So the camera that saw it first sees it unchanged however wrong its
-depth was, and what that camera looked through stays what it is (free_space.py). A later sighting, from anywhere, says
-where on that ray the point's surface is met. Points of which that ray is not known, as those of another film, stay.
+A point moves on the ray on which it was first seen. So the camera that saw it first sees it in the same cell, however
+wrong its depth was, and that ray still tells what this camera looked through (free_space.py). A later sighting, from
+anywhere, says where on the ray the point's surface is met. Points of which the ray is not known stay: those of another
+film, and those written by cameras that were corrected afterwards. Patches keep their size.
 """
 
 from __future__ import annotations

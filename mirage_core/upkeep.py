@@ -65,12 +65,13 @@ def changed(
     blocks = {id(block): block for block in memory.blocks}
     for block, rows, part in _rows_by_block(memory, index):
         new = block.with_confidence(_with_rows(block.confidence, rows, confidence[part]))
-        if points is not None:
-            new = new.moved(_with_rows(block.points, rows, points[part]))
+        places = block.points if points is None else _with_rows(block.points, rows, points[part])
         if is_dropped[part].any():
             is_kept = torch.ones(len(block), dtype=torch.bool, device=rows.device)
             is_kept[rows[is_dropped[part]]] = False
-            new = new.chosen(is_kept)
+            new = replace(new, points=places).chosen(is_kept)
+        else:
+            new = new.moved(places)
         blocks[id(block)] = new
     return LatentMemory(memory.grid, tuple(block for block in blocks.values() if len(block)))
 

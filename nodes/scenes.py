@@ -102,7 +102,8 @@ class Scenes:
         for scene in self._scenes.values():
             for rollout in (scene.rollout, scene.before):
                 for block in rollout.memory.blocks if rollout else ():
-                    for value in vars(block).values():
+                    tiles = vars(block).get("tiles")  # made when they were first needed
+                    for value in [*vars(block).values(), *(vars(tiles).values() if tiles else ())]:
                         if isinstance(value, torch.Tensor):
                             sizes[value.data_ptr()] = max(value.nbytes, sizes.get(value.data_ptr(), 0))
         return sum(sizes.values())

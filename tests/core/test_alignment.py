@@ -261,6 +261,16 @@ def test_a_patch_that_shows_in_many_cells_is_one_sighting() -> None:
     assert view.is_covered.all() and (weights > 0).all()
     in_view = view.point_index.unique()
     assert float(weights.sum()) < 2 * len(in_view) < 0.2 * weights.numel()
+    # What shows nothing is no sighting of the memory's first point.
+    first = int(view.point_index[0, 0, 0])
+    order = torch.tensor([first, *(i for i in range(memory.count) if i != first)])
+    memory = LatentMemory(memory.grid, (memory.blocks[0].chosen(order),))
+    view = project(memory, near, SIZE)
+    is_covered = view.point_index == 0
+    hidden = replace(view, point_index=view.point_index.where(is_covered, -1))
+    alone = anchors(memory, hidden, near).weights[is_covered]
+    cells = int(is_covered.sum())
+    assert cells > 4 and float(alone.max() / alone.min()) == pytest.approx(cells)
 
 
 @pytest.mark.parametrize(("noise", "most"), [(0.0, 0.002), (1.0, 0.05)])

@@ -97,6 +97,19 @@ def test_points_of_another_film_and_locked_ones_stay():
     assert half.points[~is_locked, 2].unique().tolist() == pytest.approx([4.05], abs=1e-6)
 
 
+def test_locked_points_that_were_looked_through_settle_as_others_once_they_are_free():
+    block = looked(EMPTY, 4.0).blocks[0]
+    memory = LatentMemory(GRID, (replace(block, is_locked=torch.ones(len(block), dtype=torch.bool)),))
+    for _ in range(3):
+        memory = looked(memory, 8.0)
+    assert heights(memory) == [4.0]
+    (block,) = memory.blocks
+    assert block.confidence.min() >= 0, "a file with less would be refused"
+    back = cameras_at([(0, 0, -4, 0)])
+    memory = looked(LatentMemory(GRID, (replace(block, is_locked=None),)), 4.1, back, index=1, filmed_cameras=AHEAD)
+    assert max(heights(memory)) < 4.1001
+
+
 def test_a_depth_that_agrees_moves_nothing():
     (old,) = looked(EMPTY, 4.0).blocks
     (new,) = looked(LatentMemory(GRID, (old,)), 4.0003).blocks
