@@ -74,7 +74,6 @@ class FreeSpace:
         for block in memory.blocks:
             points = block.points[block.latent_index == index].double()
             u, v, z = _image_positions(points, self._filmed[index].to(device))
-            # Points of another film may carry the same index: theirs hardly ever lie on this camera's rays.
             is_own = is_cell_center(u, v) & (z > 0) & (u >= 0) & (u < columns) & (v >= 0) & (v < rows)
             place = (v.floor() * columns + u.floor())[is_own].long()
             depth.scatter_reduce_(0, place, z[is_own], "amin")
@@ -82,7 +81,10 @@ class FreeSpace:
 
 
 def is_cell_center(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """bool, whether an image position is the centre of a cell, as it is where a camera saw a point first."""
+    """bool, whether an image position is the centre of a cell, as it is where a camera saw a point first.
+
+    Points of another film may carry this camera's index: theirs hardly ever lie on its rays.
+    """
     return ((u - u.floor() - 0.5).abs() < _CENTER) & ((v - v.floor() - 0.5).abs() < _CENTER)
 
 

@@ -58,7 +58,6 @@ class Filmed:
         )
         x, y, z = ((points[:, None] * matrices[..., :3]).sum(2) + matrices[..., 3]).unbind(1)
         in_front = z.clamp(min=1e-9)
-        # Points of another film may carry the same index: theirs hardly ever lie on this camera's rays.
         return points - centers, is_known & (z > 0) & is_cell_center(x / in_front, y / in_front)
 
 
