@@ -80,7 +80,7 @@ def segment_of(frames: Frames) -> Segment:
     def of_cells(score: torch.Tensor) -> torch.Tensor:
         return levels(functional.interpolate(score[:, None], working, mode="nearest-exact")[:, 0])
 
-    parallax = moving_score(frames.rgb, depth, frames.cameras, step=1)
+    parallax = moving_score(frames.rgb, depth, frames.cameras, step=1, is_still=view.is_covered).score
     scores = {
         "sky_mask": mask_score(_as_segmented(frames.is_sky), 9, image_size, name="sky"),
         "sky_far": levels(far_score(functional.interpolate(depth[:, None], working, mode="nearest-exact")[:, 0])),

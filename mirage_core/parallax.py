@@ -19,12 +19,16 @@ FLOW_SIDE = 320  # pixels; the longer side of the pictures that flow is found on
 LIKELY_MOVING = 0.75  # pixels of FLOW_SIDE that are as likely a motion as an error of the flow
 LIKELY_GONE = 0.15  # share of its depth by which the other frame looks past a pixel, as likely gone as misjudged
 DEPTH_ERROR = 0.05  # share of the camera's own parallax that depth may be wrong by
+# So many times the displacement that is usual for what stands still is as likely a motion: two medians hold all but one
+# in sixteen of errors that are normal in x and y.
+WAVERING = 2.0
 _WINDOW = 7  # pixels
 _HOLE = 9  # pixels; what scores high all around this much does inside of it
 _LEVELS = 4
 _STEPS = 3  # per level
 _NOISE = 0.02  # of a picture in [0, 1]; differences below are none
 _FARTHEST = 1e6  # stands for infinitely far
+_ENOUGH = 100  # still pixels of all pairs that tell how a film wavers
 _HIDDEN = 0.05  # share of its depth by which something must be behind another surface to be hidden by it
 
 
@@ -43,13 +47,39 @@ class Reprojection:
     is_seen: torch.Tensor
 
 
-def moving_score(pictures: torch.Tensor, depth: torch.Tensor, cameras: Cameras, *, step: int = 4) -> torch.Tensor:
-    """[frames h w] in [0, 1]: how far a pixel moves otherwise than depth and cameras explain; 1/2 at LIKELY_MOVING.
+@dataclass(frozen=True)
+class Moving:
+    """score: [frames h w] in [0, 1], how far a pixel moves otherwise than depth and cameras explain.
+    wavering: pixels of the scores' size by which what stands still is displaced, in the median; 0 if nothing says so.
+    """
+
+    score: torch.Tensor
+    wavering: float
+
+    @property
+    def likely(self) -> float:
+        """Pixels that score 1/2 where the camera does not travel."""
+        return max(LIKELY_MOVING, WAVERING * self.wavering)
+
+
+def moving_score(
+    pictures: torch.Tensor,
+    depth: torch.Tensor,
+    cameras: Cameras,
+    *,
+    step: int = 4,
+    is_still: torch.Tensor | None = None,
+) -> Moving:
+    """What moves otherwise than depth and cameras explain.
+
+    Made-up films do not obey their cameras exactly: held to a memory cell by cell they jerk by up to half a cell. Where
+    a memory of still things shows, all displacement is of that kind, and only clearly more than it is a motion.
 
     pictures: [frames H W 3] in [0, 1].  depth: [frames Hd Wd] z-depth in the cameras' world units; not finite or <= 0
         is unknown.  cameras: one per frame.
     step: frames between those compared. Each frame is compared with the one before and the one after, where depth
         says that nothing hides the pixel there.
+    is_still: [frames rows columns] bool of the same view, what is known to stand still; None says nothing.
     h, w: the pictures' size, at most FLOW_SIDE. Pixels of which nothing can be said (unknown depth, hidden in both
         other frames) score 0.
 
@@ -60,15 +90,20 @@ def moving_score(pictures: torch.Tensor, depth: torch.Tensor, cameras: Cameras, 
     small = functional.interpolate(pictures[..., :3].movedim(-1, 1).float(), size, mode="area")
     depth = functional.interpolate(depth[:, None].float(), size, mode="nearest-exact")[:, 0]
     at_size = cameras.resized(size)
-    scores = []
-    for frame in range(frames):
-        highest = torch.zeros(size)
-        for other in {max(0, frame - step), min(frames - 1, frame + step)} - {frame}:
-            seen = reprojected(depth[frame], at_size[frame], at_size[other])
-            score, is_known = _pair_score(small[frame], small[other], depth[other], seen)
-            highest = torch.where(is_known, torch.maximum(highest, score), highest)
-        scores.append(highest)
-    return _closed(_smoothed(torch.stack(scores)[:, None]))[:, 0]
+    pairs = [
+        (
+            frame,
+            _compared(
+                small[frame], small[other], depth[other], reprojected(depth[frame], at_size[frame], at_size[other])
+            ),
+        )
+        for frame in range(frames)
+        for other in sorted({max(0, frame - step), min(frames - 1, frame + step)} - {frame})
+    ]
+    found = Moving(torch.zeros(frames, *size), 0.0 if is_still is None else _wavering(pairs, is_still, size))
+    for frame, pair in pairs:
+        torch.maximum(found.score[frame], pair.score(found.likely), out=found.score[frame])
+    return Moving(_closed(_smoothed(found.score[:, None]))[:, 0], found.wavering)
 
 
 def flow_size(image_size: tuple[int, int]) -> tuple[int, int]:
@@ -111,10 +146,28 @@ def residual_flow(picture: torch.Tensor, fetched: torch.Tensor) -> torch.Tensor:
     return flow[0]
 
 
-def _pair_score(
-    picture: torch.Tensor, other: torch.Tensor, other_depth: torch.Tensor, seen: Reprojection
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """[H W] score and whether anything can be said."""
+@dataclass(frozen=True)
+class _Pair:
+    """One frame compared with another, all [H W].
+
+    distance: pixels of displacement.  parallax: see Reprojection.  gain: in [0, 1], how sure the displacement is.
+    gone: score of what has gone from where it stood.  is_known: whether anything can be said.
+    """
+
+    distance: torch.Tensor
+    parallax: torch.Tensor
+    gain: torch.Tensor
+    gone: torch.Tensor
+    is_known: torch.Tensor
+
+    def score(self, likely: float) -> torch.Tensor:
+        """likely: pixels that are as likely a motion as an error."""
+        allowed = likely + DEPTH_ERROR * self.parallax
+        displaced = self.distance**2 / (self.distance**2 + allowed**2) * self.gain
+        return torch.maximum(displaced, self.gone) * self.is_known
+
+
+def _compared(picture: torch.Tensor, other: torch.Tensor, other_depth: torch.Tensor, seen: Reprojection) -> _Pair:
     fetched = _sampled(other[None], seen.positions[None])[0]
     met = _sampled(other_depth.nan_to_num(0, _FARTHEST, 0)[None, None], seen.positions[None], mode="nearest")[0, 0]
     is_hidden = (met > 0) & (met < seen.depth * (1 - _HIDDEN))
@@ -126,14 +179,22 @@ def _pair_score(
         _boxed((picture - one).abs().mean(0)[None, None])[0, 0]
         for one in (fetched, _sampled(fetched[None], _grid(picture.shape[1:]) + flow.movedim(0, -1)[None])[0])
     )
-    distance = flow.norm(dim=0)
-    allowed = LIKELY_MOVING + DEPTH_ERROR * seen.parallax
-    gain = ((still - followed) / (still + _NOISE)).clamp(0, 1)
-    displaced = distance**2 / (distance**2 + allowed**2) * (2 * gain).clamp_max(1)
+    gain = (2 * ((still - followed) / (still + _NOISE)).clamp(0, 1)).clamp_max(1)
     # Where the other frame looks through what should stand there, it has gone, however far.
     beyond = torch.where((met > 0) & is_known, met / seen.depth - 1, 0.0).clamp_min(0)
     gone = beyond**2 / (beyond**2 + LIKELY_GONE**2) * (still / (2 * _NOISE)).clamp_max(1)
-    return torch.maximum(displaced, gone), is_known
+    return _Pair(flow.norm(dim=0), seen.parallax, gain, gone, is_known)
+
+
+def _wavering(pairs: list[tuple[int, _Pair]], is_still: torch.Tensor, size: tuple[int, int]) -> float:
+    """The median displacement, beyond what depth may be wrong by, of pixels that stand still."""
+    at_size = functional.interpolate(is_still[:, None].float(), size, mode="nearest-exact")[:, 0] > 0
+    parts = []
+    for frame, pair in pairs:
+        beyond = (pair.distance - DEPTH_ERROR * pair.parallax).clamp_min(0)
+        parts.append(beyond[pair.is_known & at_size[frame]])
+    still = torch.cat(parts)
+    return float(still.median()) if len(still) >= _ENOUGH else 0.0
 
 
 def _refined(first: torch.Tensor, second: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:

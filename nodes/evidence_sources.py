@@ -23,7 +23,7 @@ from ..mirage_core.evidence import (
 )
 from ..mirage_core.latent_grid import WAN22
 from ..mirage_core.masks import area_resampled
-from ..mirage_core.parallax import moving_score
+from ..mirage_core.parallax import LIKELY_MOVING, moving_score
 from ..mirage_core.rgb_memory import is_rgb
 from ..mirage_core.rollout import Rollout
 from ..mirage_core.zbuffer import MemoryView
@@ -155,17 +155,25 @@ def _ask_view(
         return
     fitted = fitted_depth(memory, view, geometry, None)
     found.notes.extend(fitted.notes)
-    found.scores["moving_parallax"] = _parallax(images, fitted, memory)
     is_covered = view.is_covered.cpu()
+    _ask_parallax(found, images, fitted, memory, is_covered & (view.point_index.cpu() >= 0))
     found.scores["moving_depth"] = _of_cells(in_front_score(fitted.depth, view.depth.cpu(), is_covered), images)
 
 
-def _parallax(images: torch.Tensor, fitted: FittedDepth, memory: Rollout) -> torch.Tensor:
+def _ask_parallax(
+    found: _Found, images: torch.Tensor, fitted: FittedDepth, memory: Rollout, is_still: torch.Tensor
+) -> None:
+    """is_still: [frames rows columns] bool, where the memory shows something; movers never enter it."""
     pictures = at_latent_frames(images, memory.next_segment, "images")
-    score = moving_score(pictures, fitted.maps, fitted.cameras, step=1)
+    moving = moving_score(pictures, fitted.maps, fitted.cameras, step=1, is_still=is_still)
+    if moving.likely > LIKELY_MOVING:
+        found.notes.append(
+            f"parallax: what is remembered to stand still wavers by {moving.wavering:.1f} of {moving.score.shape[2]} "
+            f"pixels in this film; only what moves by {moving.likely:.1f} or more is taken for a mover"
+        )
     size = working_size((images.shape[1], images.shape[2]))
-    score = functional.interpolate(score[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-    return levels(per_frame(score, images.shape[0], name="parallax"))
+    score = functional.interpolate(moving.score[:, None], size, mode="bilinear", align_corners=False)[:, 0]
+    found.scores["moving_parallax"] = levels(per_frame(score, images.shape[0], name="parallax"))
 
 
 def _ask_latents(

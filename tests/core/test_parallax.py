@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from mirage_core.camera import Cameras, pinhole_intrinsics
-from mirage_core.parallax import flow_size, moving_score, reprojected, residual_flow
+from mirage_core.parallax import LIKELY_MOVING, WAVERING, flow_size, moving_score, reprojected, residual_flow
 from training.worlds import World, random_flight
 
 from .moving_scene import Filmed, filmed
@@ -14,7 +16,7 @@ from .moving_scene import Filmed, filmed
 
 def found(film: Filmed, *, step: int = 2) -> torch.Tensor:
     depth = torch.where(film.is_sky, torch.inf, film.depth)
-    return moving_score(film.pictures, depth, film.cameras, step=step) >= 0.5
+    return moving_score(film.pictures, depth, film.cameras, step=step).score >= 0.5
 
 
 def overlap(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -36,14 +38,14 @@ def test_movers_of_a_procedural_plaza_are_found() -> None:
     world = World.plaza(5, movers=6)
     flight = random_flight(world, 5, frames=33, image_size=(176, 320))
     frames = world.render(flight.cameras[12:21], flight.times[12:21], supersampling=2)
-    is_found = moving_score(frames.rgb, frames.depth, frames.cameras, step=4) >= 0.5
+    is_found = moving_score(frames.rgb, frames.depth, frames.cameras, step=4).score >= 0.5
     assert frames.is_mover.float().mean() > 0.02
     assert overlap(is_found, frames.is_mover) > 0.65
 
 
 def test_nothing_is_said_where_the_depth_is_unknown() -> None:
     film = filmed(3, speed=0.06)
-    assert (moving_score(film.pictures, torch.zeros_like(film.depth), film.cameras, step=1) == 0).all()
+    assert (moving_score(film.pictures, torch.zeros_like(film.depth), film.cameras, step=1).score == 0).all()
 
 
 @pytest.mark.parametrize("shift", [(0.0, 0.0), (1.3, -0.6), (6.0, 3.0)])
@@ -83,3 +85,45 @@ def test_what_cannot_be_compared_is_refused() -> None:
         moving_score(film.pictures[:1], film.depth[:1], film.cameras[[0]])
     with pytest.raises(ValueError, match="step is 0"):
         moving_score(film.pictures, film.depth, film.cameras, step=0)
+
+
+def jerked(film: Filmed, pixels: int) -> Filmed:
+    """The film as a model makes it that is held to cells: every second picture is so many pixels beside its camera."""
+    moved = film.pictures.clone()
+    moved[1::2] = moved[1::2].roll(pixels, dims=2)
+    is_moving = film.is_moving.clone()
+    is_moving[1::2] = is_moving[1::2].roll(pixels, dims=2)
+    return replace(film, pictures=moved, is_moving=is_moving)
+
+
+def test_a_film_that_jerks_does_not_move_where_the_memory_tells_by_how_much() -> None:
+    film = jerked(filmed(5, speed=0.0, truck=0.15), 3)
+    is_still = torch.ones_like(film.is_moving)
+    told = moving_score(film.pictures, film.depth, film.cameras, step=1, is_still=is_still)
+    untold = moving_score(film.pictures, film.depth, film.cameras, step=1)
+    assert (untold.score >= 0.5).float().mean() > 0.5 and untold.wavering == 0 and untold.likely == LIKELY_MOVING
+    assert (told.score >= 0.5).float().mean() < 0.03
+    assert told.wavering == pytest.approx(3, abs=0.6) and told.likely == WAVERING * told.wavering
+
+
+def test_what_moves_more_than_a_jerking_film_is_still_found() -> None:
+    film = jerked(filmed(5, speed=0.5, truck=0.0), 1)
+    is_still = ~film.is_moving[:, ::4, ::4]
+    found = moving_score(film.pictures, film.depth, film.cameras, step=1, is_still=is_still)
+    assert found.likely > 2 * LIKELY_MOVING
+    assert overlap(found.score >= 0.5, film.is_moving) > 0.6
+
+
+def test_a_film_that_obeys_its_cameras_is_judged_as_before() -> None:
+    film = filmed(5, speed=0.06, truck=0.06)
+    is_still = ~film.is_moving.any(0, keepdim=True).expand(5, -1, -1)
+    told = moving_score(film.pictures, film.depth, film.cameras, step=1, is_still=is_still)
+    assert told.wavering < LIKELY_MOVING / WAVERING and told.likely == LIKELY_MOVING
+    assert torch.equal(told.score, moving_score(film.pictures, film.depth, film.cameras, step=1).score)
+
+
+def test_a_handful_of_still_pixels_tells_nothing() -> None:
+    film = jerked(filmed(3, speed=0.0), 3)
+    is_still = torch.zeros_like(film.is_moving)
+    is_still[:, 40:42, 40:45] = True
+    assert moving_score(film.pictures, film.depth, film.cameras, step=1, is_still=is_still).wavering == 0

@@ -90,6 +90,14 @@ def test_movers_and_sky_of_a_plaza_are_found_though_the_depth_has_another_scale(
     assert mask.shape == (9, *SIZE) and overlay.shape == cells.shape == (9, *SIZE, 3)
 
 
+def test_a_film_that_does_not_obey_its_cameras_is_not_taken_for_moving_as_a_whole(nodes, film):
+    jerked = film.frames.rgb.clone()
+    jerked[1::2] = jerked[1::2].roll(5, dims=2)
+    evidence, report = run(nodes.evidence, images=jerked, geometry=film.geometry, memory=film.rollout)
+    assert "stand still wavers by" in report and "of 288 pixels in this film; only what moves by" in report
+    assert (evidence.scores["moving_parallax"] >= 128).float().mean() < 0.1
+
+
 def test_without_anything_connected_the_evidence_is_empty_and_says_why(nodes, film):
     evidence, report = run(nodes.evidence, images=film.frames.rgb[:1])
     assert evidence.scores == {}
