@@ -6,6 +6,8 @@ import comfy.samplers
 import torch
 from comfy_api.latest import io
 
+from ..mirage_core.between_cells import between_cells
+from ..mirage_core.rgb_memory import is_rgb
 from ..mirage_core.rollout import Rollout
 from ..mirage_core.zbuffer import MemoryView
 from .adapter import Adapter, VaeEncoder
@@ -61,6 +63,7 @@ class GenerateSegment(io.ComfyNode):
                 io.Int.Input("references", default=4, min=0, max=8, optional=True, advanced=True, tooltip="At most this many earlier latent frames that saw the same place go through the model beside the segment. Only with an adapter."),
                 io.Int.Input("preceding", default=2, min=0, max=8, optional=True, advanced=True, tooltip="This many latent frames just before the segment go through the model beside it. Only with an adapter."),
                 io.Float.Input("pull", default=0.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True, tooltip="With a side branch: how far the covered part is also pulled to the memory, until guide_until. 0 as Mirage was released; more helps a branch that was trained for a short time."),
+                io.Boolean.Input("even_pull", default=True, optional=True, advanced=True, tooltip="Pull cells to a mix of the remembered points around their centres, so that what is remembered moves evenly with the camera. Off: to the nearest point, crisper, but it stands still and jumps from cell to cell. Only for a memory of the kind latent."),
             ],
             outputs=[
                 io.Latent.Output(display_name="segment", tooltip="The segment, its first latent being the last one of the film so far. For VAE Decode and Write Memory."),
@@ -73,7 +76,7 @@ class GenerateSegment(io.ComfyNode):
         cls, model, positive, negative, view: MemoryView, memory: Rollout, seed, steps, cfg, sampler_name, scheduler,
         shift, strength, guide_until, adapter: Adapter | None = None, vae=None, end_image=None,
         end_image_at="end of the path", reference_images=None, start_percent=0.0, end_percent=1.0, references=4,
-        preceding=2, pull=0.0,
+        preceding=2, pull=0.0, even_pull=True,
     ) -> io.NodeOutput:  # fmt: skip
         with named_errors(memory, "Generate Segment"):
             check_model(model)
@@ -98,7 +101,10 @@ class GenerateSegment(io.ComfyNode):
                 obeying = model
             pulled = min(strength, 1.0) * (pull if adapter is not None and adapter.branch is not None else 1.0)
             if pulled:
-                obeying = with_guidance(obeying, view, strength=pulled, end_percent=guide_until)
+                wanted = view
+                if even_pull and not is_rgb(memory.memory):
+                    wanted = between_cells(view, memory.memory, memory.cameras_of(memory.next_segment))
+                obeying = with_guidance(obeying, wanted, strength=pulled, end_percent=guide_until)
             is_end = end_image_at == "this segment" or memory.segments_done == len(memory.plan) - 1
             end_latents = _encoded(None if end_image is None else end_image[-1:], vae, memory, "end_image")
             sampler, sigmas = schedule(model, sampler_name, scheduler, steps)

@@ -14,6 +14,7 @@ import torch
 
 from mirage_core.alignment import align_depth
 from mirage_core.anchors import Anchors, anchors
+from mirage_core.between_cells import between_cells
 from mirage_core.camera import Cameras, fov_degrees
 from mirage_core.depth import latent_depth
 from mirage_core.fusion import fused
@@ -43,7 +44,9 @@ class Way:
     """How a flight remembers.
 
     memory: of latents, of colours, or none at all.  has_branch: the side branch, references and preceding frames act.
-    guidance: strength of training-free guidance, in [0, 1].  is_masked: movers and sky stay out of the memory.
+    guidance: strength of training-free guidance, in [0, 1].
+    is_even: guidance pulls cells of a memory of latents to a mix of the points around, as the nodes do.
+    is_masked: movers and sky stay out of the memory.
     depth: exact, or what the pilot's depth model sees in the film; movers are exact in both.
     depth_noise: standard deviation of log depth, of each frame's scale and of wide patches, for exact depth.
     is_aligned: new depth is scaled to the memory.
@@ -52,6 +55,7 @@ class Way:
     memory: Literal["latent", "rgb", "none"] = "latent"
     has_branch: bool = True
     guidance: float = 0.0
+    is_even: bool = True
     is_masked: bool = True
     cell_rule: CellRule = "center"
     depth: Literal["exact", "model"] = "exact"
@@ -239,7 +243,10 @@ def _filmed(pilot: Pilot, rollout: Rollout, view: MemoryView, way: Way, generato
         company = {name: None if one is None else one[None].to(device) for name, one in company.items()}
     guide = None
     if way.guidance:
-        guide = partial(_pulled, view, way.guidance, pilot.guide_until)
+        wanted = view
+        if way.is_even and way.memory == "latent":
+            wanted = between_cells(view, rollout.memory, rollout.cameras_of(rollout.next_segment))
+        guide = partial(_pulled, wanted, way.guidance, pilot.guide_until)
     noise = torch.randn(1, *view.latents.shape[:1], len(view.is_covered), *rollout.size, generator=generator)
     text = pilot.text.to(device)
     with torch.autocast(device.type, torch.bfloat16):
