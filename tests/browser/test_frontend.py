@@ -34,6 +34,10 @@ def test_workflow_opens_without_missing_nodes_and_sends_its_api_form(canvas, fro
         more = {name: value for name, value in inputs.items() if name not in node["inputs"]}
         assert node["inputs"] == {name: inputs.get(name) for name in node["inputs"]}, node["class_type"]
         assert not [name for name, value in more.items() if isinstance(value, list)], node["class_type"]
+    notes = canvas.page.evaluate("""() => app.graph.nodes.filter(node => node.type === 'MarkdownNote')
+        .map(node => node.widgets[0].value)""")
+    own = workflow.stem.split("_")[0].capitalize()
+    assert len([note for note in notes if note.startswith(f"# {own}")]) == 1, "its own words, not another workflow's"
     canvas.screenshot(f"{workflow.stem}_{frontend}")
 
 
@@ -120,3 +124,11 @@ def wait_for_outputs(client, before: set[str], seconds: float = 120) -> dict:
                 return ended["outputs"]
         time.sleep(0.2)
     raise AssertionError(f"no prompt ended within {seconds:.0f} s of pressing Run")
+
+
+def test_a_workflow_opened_after_another_keeps_its_own_words(canvas):
+    for name in ("nano_flight", "long_flight"):
+        canvas.load(WORKFLOWS / f"{name}.json")
+    titles = canvas.page.evaluate("""() => app.graph.nodes.filter(node => node.type === 'MarkdownNote')
+        .map(node => node.widgets[0].value.split('\\n')[0])""")
+    assert sorted(titles) == ["# Long flight: a loop over segments", "# When you stop, or change your mind"]

@@ -231,9 +231,11 @@ def main() -> None:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        page = open_canvas(browser, server)
         for name in sys.argv[2:] or GRAPHS:
+            # A page remembers what was typed into node 36 of the graph before, and gives it to the next node 36.
+            page = open_canvas(browser, server)
             draw(page, name)
+            page.close()
         browser.close()
 
 
