@@ -80,13 +80,16 @@ def segment_of(frames: Frames) -> Segment:
     def of_cells(score: torch.Tensor) -> torch.Tensor:
         return levels(functional.interpolate(score[:, None], working, mode="nearest-exact")[:, 0])
 
-    parallax = moving_score(frames.rgb, depth, frames.cameras, step=1, is_still=view.is_covered).score
+    in_front = in_front_score(at_cells, view.depth, view.is_covered)
+    parallax = moving_score(
+        frames.rgb, depth, frames.cameras, step=1, is_still=view.is_covered & (in_front < 0.5)
+    ).score
     scores = {
         "sky_mask": mask_score(_as_segmented(frames.is_sky), 9, image_size, name="sky"),
         "sky_far": levels(far_score(functional.interpolate(depth[:, None], working, mode="nearest-exact")[:, 0])),
         "moving_mask": mask_score(_as_segmented(frames.is_mover), 9, image_size, name="movers"),
         "moving_parallax": levels(functional.interpolate(parallax[:, None], working, mode="bilinear")[:, 0]),
-        "moving_depth": of_cells(in_front_score(at_cells, view.depth, view.is_covered)),
+        "moving_depth": of_cells(in_front),
         "moving_latents": of_cells(unlike_score(latents, view.latents, view.is_covered)),
     }
     return Segment(frames, Evidence(9, image_size, scores, stride=4), at_cells, latents)

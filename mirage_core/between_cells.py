@@ -2,7 +2,8 @@
 
 project() gives a cell the one point that shows best in it, up to half a cell beside its centre. To a moving camera such
 a view stands still, then jumps by a cell. A trained side branch has learnt that; a model that is merely pulled to the
-view jumps along. A picture shifted by part of a pixel is a mix of neighbours, and so, nearly, are its latents.
+view jumps along. A picture shifted by part of a pixel is a mix of neighbours; of latents a mix is at least nearer than
+either of them (with the nano autoencoder 0.9 dB, decoded, over views of eight worlds).
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ from .winners import Winners
 from .zbuffer import MemoryView
 
 _OWN = 1e-3  # weight of what a cell shows anyway, so that it stays where no point is within a cell of the centre
+_SAME = 0.5  # share of its depth within which a cell that no point falls in takes those beside it
 
 
 def between_cells(view: MemoryView, memory: LatentMemory, cameras: Cameras) -> MemoryView:
     """The view with its latents at the very centres of the cells; what is covered, depth and points are the same.
 
     Latents are mixed bilinearly from points up to one cell from the centre, each shown by the cell that it falls in. A
-    point on the centre of its cell shows unmixed. Cells whose point is farther away stay as they are, and so do those
-    that show no point of the memory, such as movers.
+    point on the centre of its cell shows unmixed. A cell that shows a patch whose point falls elsewhere takes no
+    point much nearer or farther than what it shows; where there is none it stays as it is, as it will from twice as
+    near as the patch was filmed. So do cells that show no point of the memory, such as movers.
 
     view: what project() or Rollout.view() made of this memory, which holds latents, and these cameras.
     Raises ValueError when it shows points that the memory does not have.
@@ -44,17 +47,18 @@ def between_cells(view: MemoryView, memory: LatentMemory, cameras: Cameras) -> M
     right = (u.view(frames, rows, columns) - torch.arange(columns, device=u.device) - 0.5).float()
     below = (v.view(frames, rows, columns) - torch.arange(rows, device=v.device)[:, None] - 0.5).float()
     is_known = view.point_index >= 0
-    counts = (is_known & (right.abs() <= 0.5) & (below.abs() <= 0.5)).float()
-    latents = view.latents.float()
+    is_sample = is_known & (right.abs() <= 0.5) & (below.abs() <= 0.5)
+    counts, depth, latents = is_sample.float(), view.depth.float(), view.latents.float()
     mixed, total = latents * _OWN, torch.full_like(right, _OWN)
     for down in (-1, 0, 1):
         for across in (-1, 0, 1):
-            weight = _shifted(counts, down, across)
+            is_same = (_shifted(depth, down, across) - depth).abs() <= _SAME * depth
+            weight = _shifted(counts, down, across) * (is_sample | is_same)
             weight *= _weight(_shifted(right, down, across), right, across)
             weight *= _weight(_shifted(below, down, across), below, down)
             mixed.addcmul_(_shifted(latents, down, across), weight)
             total += weight
-    return replace(view, latents=torch.where(is_known, mixed / total, latents))
+    return replace(view, latents=torch.where(is_known, mixed / total, latents).to(view.latents.dtype))
 
 
 def _shifted(maps: torch.Tensor, down: int, across: int) -> torch.Tensor:

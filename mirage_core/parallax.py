@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as functional
 
 from .camera import Cameras
+from .latent_grid import WAN22
 
 FLOW_SIDE = 320  # pixels; the longer side of the pictures that flow is found on
 LIKELY_MOVING = 0.75  # pixels of FLOW_SIDE that are as likely a motion as an error of the flow
@@ -28,7 +29,8 @@ _LEVELS = 4
 _STEPS = 3  # per level
 _NOISE = 0.02  # of a picture in [0, 1]; differences below are none
 _FARTHEST = 1e6  # stands for infinitely far
-_ENOUGH = 100  # still pixels of all pairs that tell how a film wavers
+_ENOUGH = 0.01  # share of a picture that has to be textured and stand still to tell how far the film wavers there
+_TEXTURE = 1e-4  # mean squared gradient below which flow says nothing
 _HIDDEN = 0.05  # share of its depth by which something must be behind another surface to be hidden by it
 
 
@@ -50,16 +52,17 @@ class Reprojection:
 @dataclass(frozen=True)
 class Moving:
     """score: [frames h w] in [0, 1], how far a pixel moves otherwise than depth and cameras explain.
-    wavering: pixels of the scores' size by which what stands still is displaced, in the median; 0 if nothing says so.
+    wavering: [pairs] pixels of the scores' size by which what stands still is displaced between two frames that were
+        compared, in the median; 0 if nothing says so.
     """
 
     score: torch.Tensor
-    wavering: float
+    wavering: torch.Tensor
 
     @property
-    def likely(self) -> float:
-        """Pixels that score 1/2 where the camera does not travel."""
-        return max(LIKELY_MOVING, WAVERING * self.wavering)
+    def likely(self) -> torch.Tensor:
+        """[pairs] pixels that score 1/2 where the camera does not travel."""
+        return (WAVERING * self.wavering).clamp_min(LIKELY_MOVING)
 
 
 def moving_score(
@@ -72,20 +75,22 @@ def moving_score(
 ) -> Moving:
     """What moves otherwise than depth and cameras explain.
 
-    Made-up films do not obey their cameras exactly: held to a memory cell by cell they jerk by up to half a cell. Where
-    a memory of still things shows, all displacement is of that kind, and only clearly more than it is a motion.
+    Made-up films do not obey their cameras exactly: held to a memory cell by cell they stand still and jump by a cell.
+    Where a memory of still things shows, all displacement is of that kind, or due to depth, and only clearly more than
+    it is a motion; from a cell on, anything is.
 
     pictures: [frames H W 3] in [0, 1].  depth: [frames Hd Wd] z-depth in the cameras' world units; not finite or <= 0
         is unknown.  cameras: one per frame.
     step: frames between those compared. Each frame is compared with the one before and the one after, where depth
         says that nothing hides the pixel there.
-    is_still: [frames rows columns] bool of the same view, what is known to stand still; None says nothing.
+    is_still: [frames rows columns] bool of the same view, what stands still as far as is known; None says nothing. The
+        fewer movers are in it the better; they may be less than half of it.
     h, w: the pictures' size, at most FLOW_SIDE. Pixels of which nothing can be said (unknown depth, hidden in both
         other frames) score 0.
 
     Raises ValueError when counts differ, with fewer than two frames, or step < 1.
     """
-    frames = _checked(pictures, depth, cameras, step)
+    frames = _checked(pictures, depth, cameras, step, is_still)
     size = flow_size((pictures.shape[1], pictures.shape[2]))
     small = functional.interpolate(pictures[..., :3].movedim(-1, 1).float(), size, mode="area")
     depth = functional.interpolate(depth[:, None].float(), size, mode="nearest-exact")[:, 0]
@@ -100,9 +105,13 @@ def moving_score(
         for frame in range(frames)
         for other in sorted({max(0, frame - step), min(frames - 1, frame + step)} - {frame})
     ]
-    found = Moving(torch.zeros(frames, *size), 0.0 if is_still is None else _wavering(pairs, is_still, size))
-    for frame, pair in pairs:
-        torch.maximum(found.score[frame], pair.score(found.likely), out=found.score[frame])
+    wavering = torch.zeros(len(pairs))
+    if is_still is not None:
+        half_cell = WAN22.spatial_stride / 2 * size[1] / pictures.shape[2]
+        wavering = _wavering(pairs, is_still, size).clamp_max(half_cell)
+    found = Moving(torch.zeros(frames, *size), wavering)
+    for (frame, pair), likely in zip(pairs, found.likely.tolist(), strict=True):
+        torch.maximum(found.score[frame], pair.score(likely), out=found.score[frame])
     return Moving(_closed(_smoothed(found.score[:, None]))[:, 0], found.wavering)
 
 
@@ -151,7 +160,8 @@ class _Pair:
     """One frame compared with another, all [H W].
 
     distance: pixels of displacement.  parallax: see Reprojection.  gain: in [0, 1], how sure the displacement is.
-    gone: score of what has gone from where it stood.  is_known: whether anything can be said.
+    gone: score of what has gone from where it stood.  is_known: whether anything can be said.  is_textured: whether a
+        distance of 0 says that nothing moves.
     """
 
     distance: torch.Tensor
@@ -159,6 +169,7 @@ class _Pair:
     gain: torch.Tensor
     gone: torch.Tensor
     is_known: torch.Tensor
+    is_textured: torch.Tensor
 
     def score(self, likely: float) -> torch.Tensor:
         """likely: pixels that are as likely a motion as an error."""
@@ -183,18 +194,23 @@ def _compared(picture: torch.Tensor, other: torch.Tensor, other_depth: torch.Ten
     # Where the other frame looks through what should stand there, it has gone, however far.
     beyond = torch.where((met > 0) & is_known, met / seen.depth - 1, 0.0).clamp_min(0)
     gone = beyond**2 / (beyond**2 + LIKELY_GONE**2) * (still / (2 * _NOISE)).clamp_max(1)
-    return _Pair(flow.norm(dim=0), seen.parallax, gain, gone, is_known)
+    across, down = _gradients(picture[None])
+    is_textured = _boxed((across**2 + down**2).mean(1, keepdim=True))[0, 0] > _TEXTURE
+    return _Pair(flow.norm(dim=0), seen.parallax, gain, gone, is_known, is_textured)
 
 
-def _wavering(pairs: list[tuple[int, _Pair]], is_still: torch.Tensor, size: tuple[int, int]) -> float:
-    """The median displacement, beyond what depth may be wrong by, of pixels that stand still."""
+def _wavering(pairs: list[tuple[int, _Pair]], is_still: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """[pairs] the median displacement, beyond what depth may be wrong by, of what stands still.
+
+    Pairs with too little of it have the median of the others.
+    """
     at_size = functional.interpolate(is_still[:, None].float(), size, mode="nearest-exact")[:, 0] > 0
-    parts = []
-    for frame, pair in pairs:
-        beyond = (pair.distance - DEPTH_ERROR * pair.parallax).clamp_min(0)
-        parts.append(beyond[pair.is_known & at_size[frame]])
-    still = torch.cat(parts)
-    return float(still.median()) if len(still) >= _ENOUGH else 0.0
+    found = torch.full((len(pairs),), torch.nan)
+    for number, (frame, pair) in enumerate(pairs):
+        tells = pair.is_known & pair.is_textured & at_size[frame]
+        if tells.float().mean() >= _ENOUGH:
+            found[number] = (pair.distance - DEPTH_ERROR * pair.parallax).clamp_min(0)[tells].median()
+    return torch.where(found.isnan(), found.nanmedian(), found).nan_to_num(0.0)
 
 
 def _refined(first: torch.Tensor, second: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
@@ -250,13 +266,17 @@ def _sampled(maps: torch.Tensor, positions: torch.Tensor, mode: str = "bilinear"
     return functional.grid_sample(maps, positions / size * 2 - 1, mode=mode, padding_mode="border", align_corners=False)
 
 
-def _checked(pictures: torch.Tensor, depth: torch.Tensor, cameras: Cameras, step: int) -> int:
+def _checked(
+    pictures: torch.Tensor, depth: torch.Tensor, cameras: Cameras, step: int, is_still: torch.Tensor | None
+) -> int:
     frames = pictures.shape[0]
     if not frames == depth.shape[0] == len(cameras):
         raise ValueError(
             f"There are {frames} pictures, {depth.shape[0]} depth maps and {len(cameras)} cameras; parallax needs one "
             "of each per frame."
         )
+    if is_still is not None and is_still.shape[0] != frames:
+        raise ValueError(f"is_still has {is_still.shape[0]} frames for {frames} pictures; parallax needs one of each.")
     if frames < 2:
         raise ValueError("There is one frame; parallax needs at least two.")
     if step < 1:

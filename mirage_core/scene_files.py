@@ -21,7 +21,7 @@ from .memory_files import EXTRA, load_with_film, save_memory
 from .rollout import Rollout, Shot
 from .tensor_files import opened_tensors
 
-_MAX_PLACES = 65  # 17 to 44 MB at the usual sizes
+MAX_PLACES = 65  # at which later films can start; 17 to 44 MB at the usual sizes
 _TENSORS = {"latents", "cam2world", "intrinsics"}
 
 
@@ -97,7 +97,7 @@ def save_scene(rollout: Rollout, path: str | Path, *, provenance: Mapping[str, o
     provenance: what is known of its origin beside that, plain JSON values.
     """
     ends = torch.tensor([one.shape[1] for one in rollout.latents]).cumsum(0) - 1
-    count = min(_MAX_PLACES, len(ends))
+    count = min(MAX_PLACES, len(ends))
     chosen = torch.linspace(0, len(ends) - 1, count).round().long().tolist()
     cameras = rollout.filmed_cameras()[ends[chosen].tolist()]
     film = {

@@ -170,8 +170,8 @@ class ApplyMirageMemory(io.ComfyNode):
                     max=4.0,
                     step=0.05,
                     tooltip=(
-                        "How strongly the side branch acts. 0 turns branch, references and preceding frames off: "
-                        "exactly the model without memory."
+                        "How strongly the side branch acts. 0 turns branch, references and preceding frames off; a LoRA of the "
+                        "adapter stays."
                     ),
                 ),
                 io.Float.Input(

@@ -23,7 +23,7 @@ from ..mirage_core.evidence import (
 )
 from ..mirage_core.latent_grid import WAN22
 from ..mirage_core.masks import area_resampled
-from ..mirage_core.parallax import LIKELY_MOVING, moving_score
+from ..mirage_core.parallax import LIKELY_MOVING, WAVERING, moving_score
 from ..mirage_core.rgb_memory import is_rgb
 from ..mirage_core.rollout import Rollout
 from ..mirage_core.zbuffer import MemoryView
@@ -156,20 +156,24 @@ def _ask_view(
     fitted = fitted_depth(memory, view, geometry, None)
     found.notes.extend(fitted.notes)
     is_covered = view.is_covered.cpu()
-    _ask_parallax(found, images, fitted, memory, is_covered & (view.point_index.cpu() >= 0))
-    found.scores["moving_depth"] = _of_cells(in_front_score(fitted.depth, view.depth.cpu(), is_covered), images)
+    in_front = in_front_score(fitted.depth, view.depth.cpu(), is_covered)
+    # Cells that show no point of the memory show the layer of movers.
+    is_still = is_covered & (view.point_index.cpu() >= 0) & (in_front < 0.5)
+    _ask_parallax(found, images, fitted, memory, is_still)
+    found.scores["moving_depth"] = _of_cells(in_front, images)
 
 
 def _ask_parallax(
     found: _Found, images: torch.Tensor, fitted: FittedDepth, memory: Rollout, is_still: torch.Tensor
 ) -> None:
-    """is_still: [frames rows columns] bool, where the memory shows something; movers never enter it."""
+    """is_still: [frames rows columns] bool, where the memory shows what is filmed."""
     pictures = at_latent_frames(images, memory.next_segment, "images")
     moving = moving_score(pictures, fitted.maps, fitted.cameras, step=1, is_still=is_still)
-    if moving.likely > LIKELY_MOVING:
+    likely = float(moving.likely.median())
+    if likely > LIKELY_MOVING:
         found.notes.append(
-            f"parallax: what is remembered to stand still wavers by {moving.wavering:.1f} of {moving.score.shape[2]} "
-            f"pixels in this film; only what moves by {moving.likely:.1f} or more is taken for a mover"
+            f"parallax: what is remembered to stand still wavers by {likely / WAVERING:.1f} of {moving.score.shape[2]} "
+            f"pixels, in this film or by its depth; only what moves by {likely:.1f} or more is taken for a mover"
         )
     size = working_size((images.shape[1], images.shape[2]))
     score = functional.interpolate(moving.score[:, None], size, mode="bilinear", align_corners=False)[:, 0]

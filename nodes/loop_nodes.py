@@ -82,7 +82,7 @@ class SegmentLoopStart(io.ComfyNode):
                     default="on",
                     optional=True,
                     tooltip="on: each finished segment is kept in output/mirage, and queueing again goes on at the first one that is "
-                    "missing or that you have changed, also after a crash. off: all segments are made again each time.",
+                    "missing or that you have changed, also after a crash. off: nothing is kept on disk; after any change or a restart all segments are made again.",
                 ),
                 io.String.Input(
                     "run",

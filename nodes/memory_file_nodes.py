@@ -12,7 +12,7 @@ from ..mirage_core.memory import LatentMemory
 from ..mirage_core.memory_files import load_memory
 from ..mirage_core.rgb_memory import is_rgb
 from ..mirage_core.rollout import Rollout, Shot
-from ..mirage_core.scene_files import KeptScene, has_places, load_scene
+from ..mirage_core.scene_files import MAX_PLACES, KeptScene, has_places, load_scene
 from .host_files import output_name, saved
 from .host_latents import encode_picture, fit_image
 from .memory_library import FOLDER, keep_memory, listed_memories, memory_path
@@ -56,7 +56,7 @@ class SaveMemory(io.ComfyNode):
         path = keep_memory(memory, name)
         text = (
             f"{output_name(path)}: {memory.memory.count} points, {path.stat().st_size / 2**20:.1f} MiB, "
-            f"{memory.segments_done + 1} places to start at"
+            f"{min(MAX_PLACES, memory.segments_done + 1)} places to start at"
         )
         tell(text, cls.hidden)
         return io.NodeOutput(memory, output_name(path), ui=saved([path], text=text))

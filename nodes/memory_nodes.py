@@ -66,8 +66,8 @@ class InitLatentMemory(io.ComfyNode):
                     default="latent",
                     optional=True,
                     tooltip="What a point remembers. latent: the model's own latents, small and fast. rgb: colours of pixels, which are "
-                    "rendered and encoded for every segment, as Spatia's weights expect it; needs vae on Project Memory and vae and "
-                    "images on Write Memory.",
+                    "rendered and encoded for every segment, as Spatia's weights expect it; needs vae on Project Memory and images "
+                    "on Write Memory.",
                 ),
             ],
             outputs=[

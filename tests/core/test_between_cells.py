@@ -140,3 +140,22 @@ def test_the_view_of_another_memory_is_refused() -> None:
     view = project(wall_memory(ramp(), LatentGrid(channels=2)), HERE, SIZE)
     with pytest.raises(ValueError, match="memory of 1 does not have"):
         between_cells(view, points_memory((5, 5)), HERE)
+
+
+def test_what_stands_near_is_not_replaced_by_what_is_behind_it() -> None:
+    grid, depth = LatentGrid(channels=1), torch.full((1, *SIZE), 8.0)
+    wall = lift(torch.zeros(1, 1, *SIZE), depth, HERE, grid)
+    depth[:, 2:10, [3, 8, 12, 13]] = 2.0  # pillars
+    memory = LatentMemory.empty(grid).extended(lift((depth < 5).float()[None], depth, HERE, grid)).extended(wall)
+    cameras = cameras_at((0.1, 0.02))
+    cameras.cam2world[:, 2, 3] = 0.8
+    view = project(memory, cameras, SIZE)
+    is_near = view.is_covered & (view.depth < 5)
+    assert is_near.sum() > 20 and (view.latents[0][is_near] == 1).all()
+    assert between_cells(view, memory, cameras).latents[0][is_near].min() > 0.5
+
+
+def test_half_precision_stays_half() -> None:
+    memory = wall_memory(ramp(), LatentGrid(channels=2))
+    view = project(memory, HERE, SIZE)
+    assert between_cells(replace(view, latents=view.latents.half()), memory, HERE).latents.dtype == torch.float16

@@ -109,7 +109,6 @@ def test_every_channel_layout_runs_in_the_loop_of_the_host(client, branch):
 def test_what_is_pulled_moves_evenly_unless_told_otherwise(client):
     even, jerky = latent(client, even_pull=True), latent(client, even_pull=False)
     assert torch.equal(even, latent(client))
-    assert torch.equal(even[:, :, 0], jerky[:, :, 0]), "where the camera starts every point lies on its cell's centre"
     assert (even[:, :, 1:] - jerky[:, :, 1:]).abs().max() > 1e-2
     obeying = {"branch": "branch_mask.safetensors"}
     assert torch.equal(latent(client, **obeying, even_pull=True), latent(client, **obeying, even_pull=False))

@@ -29,30 +29,31 @@ NOTE = """# {title}
 
 {steps}
 
-**No MoGe file?** Put Simple Depth in its place. Every Mirage node has more help behind its **i** button."""
+{no_depth}Every Mirage node has more help behind its **i** button."""
+NO_DEPTH = "**No MoGe file?** Put Simple Depth in its place; inside a loop connect *memory* to it. "
 PICTURE_STEPS = """1. **Models** (green): the links of missing files open in the Model panel. Wan2.2 TI2V 5B, its VAE, the umt5 text encoder, a MoGe depth model.
 2. **Your picture and the camera** (blue): choose the picture and a move. 33 frames are one segment, each further segment adds 32. Run once, then *Edit path in the scene* shows the path in your picture.
-3. **What may be remembered**: look at the colours on Dynamic/Sky Mask. Green is remembered; sky (blue), movers (red) and doubts (amber) are not. Its sliders change it at once, without running anything.
+3. **What may be remembered**: run once, then press *Tune the mask* on Dynamic/Sky Mask. Green is remembered; sky (blue), movers (red) and doubts (amber) are not. The sliders change it at once, without running anything.
 4. **Run.** Each segment reads the memory, films, and writes what it saw for the first time."""
 WORLD_STEPS = """1. **Film long_flight once**: its Save Memory keeps the world as `world_00001`. Press **R**, and choose the newest one in *Yesterday's world*. A GPU is not needed to look at it.
 2. **A new path**: *place* says where the camera starts (0 the first picture of the old film, -1 its end). Keep the width and height of the old film.
-3. **Edit Memory** forgets here what the depth model was unsure of. To remove a thing, set *rule* to *box* and draw the box in the scene; to leave everything as it is, bypass the node (Ctrl+B).
+3. **Edit Memory** forgets here what later looks have contradicted, and what the depth model was unsure of if it tells (Depth Anything 3 does, MoGe does not). To remove a thing, set *rule* to *box* and draw the box in the scene; to leave everything as it is, bypass the node (Ctrl+B).
 4. **Inspect Memory** shows the world from above, and how much of the new path is known before you film.
 5. **Run.** At the end the world is saved again, with what the new film has seen: `world_00002`."""
 NANO_STEPS = """1. **Run.** Nothing has to be downloaded: autoencoder, model, side branch, LoRA and depth model come with the pack, about 20 million numbers in all where Wan2.2 has 5 billion. A CPU is enough.
 2. The camera turns away from a made-up room and comes back. Look at *What the memory shows* while it films, and at *The same places twice* in the end.
 3. **Another scene**: choose *plaza* in *A world it has never seen*, and write `plaza` in the prompts. These models know nothing but such worlds: with your own picture they make soup. For that, open **long_flight**.
 4. **What moves** (the cart, the balloons) is remembered as if it stood still: one picture does not tell. Connect *movers* of the scene to *mover_mask* of the first Scene Evidence, and it stays out; then more has to be made up. In films of your own mask every segment, with SAM3 in front of the second Scene Evidence.
-5. **How good is it without the memory?** Bypass (Ctrl+B) *Load Mirage Adapter* and set *strength* of Generate Segment to 0."""
+5. **How good is it without the memory?** Bypass (Ctrl+B) *Load Mirage Adapter* and write 0 for *strengths* on Segment Loop Start."""
 LOOP_NOTE = """# When you stop, or change your mind
 
 **Cancel, crash, power cut:** queue again. Finished segments are reused, and the film goes on at the first one that is missing; Segment Loop End says which. The film in the output folder plays as far as it came.
 
 **Another prompt line, seed or path from segment k on:** only k and what follows is made again.
 
-**A longer film:** raise *length* on Camera Path; only the new segments are made.
+**A longer film:** raise *segments* on Segment Loop Start, up to the end of the path; only the new ones are made. *length* on Camera Path is another matter: it stretches the move over the whole film, so every segment is made again.
 
-**Another picture, model, cfg or mask:** everything is made again, and the old film stays on disk.
+**Another picture, world, model, cfg or mask:** everything is made again, and the old film stays on disk.
 
 **Another film of the same path:** change *seed* on Segment Loop Start. The control under it is *fixed*: a seed that changes by itself would make every run a new film.
 
@@ -117,7 +118,7 @@ TITLES = {
 MORE = {
     "mirage_adapter": """
 
-**Adapter files** go into `models/mirage` (LoRAs also into `models/loras`): the side branch and the LoRA of your own training, or of anyone who publishes them. The released code trains 15 blocks and 96 channels; the loader says what it finds. `cell_rule` is corner, as the released code projects.
+**Adapter files** go into `models/mirage` (LoRAs also into `models/loras`): the side branch and the LoRA of your own training, or of anyone who publishes them. The released code trains 15 blocks and 96 channels; the loader says what it finds. `cell_rule` is corner, as the released code projects; files of this pack's own trainer want center, and the loader's report says which.
 
 **VRAM, calculated, not measured:** 9.3 GiB model + 4.9 GiB branch of 15 blocks + 0.9 GiB for 13,200 tokens (9 frames, 4 references, 2 preceding) = about 15 GiB in bf16; the host offloads what does not fit.""",
     "spatia_weights": """
@@ -217,7 +218,11 @@ def draw(page, name: str) -> None:
     ]
     steps = NANO_STEPS if is_nano else WORLD_STEPS if name == "second_shot" else PICTURE_STEPS
     notes = [
-        ["How to fly", 620, NOTE.format(title=TITLES[name], steps=steps) + MORE.get(name, "")],
+        [
+            "How to fly",
+            620,
+            NOTE.format(title=TITLES[name], steps=steps, no_depth="" if is_nano else NO_DEPTH) + MORE.get(name, ""),
+        ],
         ["If you stop", 540, HAND_NOTE if name == "first_flight" else LOOP_NOTE],
     ]
     drawn = json.loads(page.evaluate(LAY_OUT, [rooms, ROWS, models, notes]))
