@@ -43,7 +43,7 @@ WORLD_STEPS = """1. **Film long_flight once**: its Save Memory keeps the world a
 NANO_STEPS = """1. **Run.** Nothing has to be downloaded: autoencoder, model, side branch, LoRA and depth model come with the pack, about 20 million numbers in all where Wan2.2 has 5 billion. A CPU is enough.
 2. The camera turns away from a made-up room and comes back. Look at *What the memory shows* while it films, and at *The same places twice* in the end.
 3. **Another scene**: choose *plaza* in *A world it has never seen*, and write `plaza` in the prompts. These models know nothing but such worlds: with your own picture they make soup. For that, open **long_flight**.
-4. **What moves** (the cart, the balloons) is remembered as if it stood still: one picture does not tell. Connect *movers* of the scene to *mover_mask* of the first Scene Evidence, and it stays out; then more has to be made up. In films of your own mask every segment, with SAM3 in front of the second Scene Evidence.
+4. **What moves** (the cart, the balloons) is remembered as if it stood still: one picture does not tell. Connect *movers* of the scene to *mover_mask* of the first Scene Evidence, and what the first picture shows of it stays out. The film goes on showing it, and this small model wavers too much for parallax to tell: in films of your own mask every segment, with SAM3 in front of the second Scene Evidence.
 5. **How good is it without the memory?** Bypass (Ctrl+B) *Load Mirage Adapter* and write 0 for *strengths* on Segment Loop Start."""
 LOOP_NOTE = """# When you stop, or change your mind
 
