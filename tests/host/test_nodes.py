@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mirage_core.between_cells import between_cells
 from mirage_core.memory_edits import everything, locked
 from training.stand_in.files import DIT_FILE, VAE_FILE, write_demo_models
 
@@ -93,17 +94,19 @@ def test_a_still_camera_sees_the_start_picture_from_memory(bench):
     assert torch.equal(view.latents[covered], first[covered])
 
 
-def test_frames_equal_the_memory_where_it_covers_and_the_model_elsewhere(bench):
+@pytest.mark.parametrize("even", [True, False], ids=["even", "nearest"])
+def test_frames_equal_the_memory_where_it_covers_and_the_model_elsewhere(bench, even):
     memory = started(bench, path=path_of(bench, amount=0.5))
     view = run(bench.project, memory=memory)[0]
+    shown = between_cells(view, memory.memory, memory.cameras_of(memory.next_segment)) if even else view
 
-    segment = generated(bench, memory, view=view)
+    segment = generated(bench, memory, view=view, even_pull=even)
     normalised = _normalised(segment["samples"])
     new = torch.zeros_like(view.is_covered)
     new[1:] = True
     covered, unknown = view.is_covered & new, ~view.is_covered & new
     assert unknown.any() and covered.any()
-    assert (normalised - view.latents)[:, covered].abs().max() < 1e-3
+    assert (normalised - shown.latents)[:, covered].abs().max() < 1e-3
     assert (normalised - memory.latents[0])[:, unknown].abs().mean() > 0.02
 
 
