@@ -62,7 +62,7 @@ class Moving:
     @property
     def likely(self) -> torch.Tensor:
         """[pairs] pixels that score 1/2 where the camera does not travel."""
-        return (WAVERING * self.wavering).clamp_min(LIKELY_MOVING)
+        return _likely(self.wavering)
 
 
 def moving_score(
@@ -109,10 +109,10 @@ def moving_score(
     if is_still is not None:
         half_cell = WAN22.spatial_stride / 2 * size[1] / pictures.shape[2]
         wavering = _wavering(pairs, is_still, size).clamp_max(half_cell)
-    found = Moving(torch.zeros(frames, *size), wavering)
-    for (frame, pair), likely in zip(pairs, found.likely.tolist(), strict=True):
-        torch.maximum(found.score[frame], pair.score(likely), out=found.score[frame])
-    return Moving(_closed(_smoothed(found.score[:, None]))[:, 0], found.wavering)
+    highest = torch.zeros(frames, *size)
+    for (frame, pair), likely in zip(pairs, _likely(wavering).tolist(), strict=True):
+        torch.maximum(highest[frame], pair.score(likely), out=highest[frame])
+    return Moving(_closed(_smoothed(highest[:, None]))[:, 0], wavering)
 
 
 def flow_size(image_size: tuple[int, int]) -> tuple[int, int]:
@@ -197,6 +197,10 @@ def _compared(picture: torch.Tensor, other: torch.Tensor, other_depth: torch.Ten
     across, down = _gradients(picture[None])
     is_textured = _boxed((across**2 + down**2).mean(1, keepdim=True))[0, 0] > _TEXTURE
     return _Pair(flow.norm(dim=0), seen.parallax, gain, gone, is_known, is_textured)
+
+
+def _likely(wavering: torch.Tensor) -> torch.Tensor:
+    return (WAVERING * wavering).clamp_min(LIKELY_MOVING)
 
 
 def _wavering(pairs: list[tuple[int, _Pair]], is_still: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -23,7 +23,7 @@ from ..mirage_core.evidence import (
 )
 from ..mirage_core.latent_grid import WAN22
 from ..mirage_core.masks import area_resampled
-from ..mirage_core.parallax import LIKELY_MOVING, WAVERING, moving_score
+from ..mirage_core.parallax import LIKELY_MOVING, moving_score
 from ..mirage_core.rgb_memory import is_rgb
 from ..mirage_core.rollout import Rollout
 from ..mirage_core.zbuffer import MemoryView
@@ -169,11 +169,11 @@ def _ask_parallax(
     """is_still: [frames rows columns] bool, where the memory shows what is filmed."""
     pictures = at_latent_frames(images, memory.next_segment, "images")
     moving = moving_score(pictures, fitted.maps, fitted.cameras, step=1, is_still=is_still)
-    likely = float(moving.likely.median())
+    wavering, likely = float(moving.wavering.median()), float(moving.likely.median())
     if likely > LIKELY_MOVING:
         found.notes.append(
-            f"parallax: what is remembered to stand still wavers by {likely / WAVERING:.1f} of {moving.score.shape[2]} "
-            f"pixels, in this film or by its depth; only what moves by {likely:.1f} or more is taken for a mover"
+            f"parallax: what is remembered to stand still wavers by {wavering:.1f} of {moving.score.shape[2]} pixels, "
+            f"in this film or by its depth; only what moves by {likely:.1f} or more is taken for a mover"
         )
     size = working_size((images.shape[1], images.shape[2]))
     score = functional.interpolate(moving.score[:, None], size, mode="bilinear", align_corners=False)[:, 0]
